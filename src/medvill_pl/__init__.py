@@ -1,0 +1,76 @@
+"""Medical vision-language learning with PyTorch Lightning: MedViLL and its tasks.
+
+The public names are imported when they are first used, so importing the package is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from medvill_pl.backbone import BackboneConfig, BackboneOutput, MedViLL
+    from medvill_pl.batch import FINDINGS, Batch
+    from medvill_pl.callbacks import ExampleTable, Throughput
+    from medvill_pl.checkpoints import AtomicCheckpointIO
+    from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
+    from medvill_pl.data.module import BaseDataModule
+    from medvill_pl.data.pairs import PairsDataModule
+    from medvill_pl.language import ReportTokenizer
+    from medvill_pl.masks import MaskStrategy, attention_mask
+    from medvill_pl.synthetic.datamodule import SyntheticDataModule
+    from medvill_pl.tasks.base import BaseTask, StepOutput
+    from medvill_pl.tasks.pretraining import PretrainingTask
+
+_HOME = {
+    "AtomicCheckpointIO": "checkpoints",
+    "BackboneConfig": "backbone",
+    "BackboneOutput": "backbone",
+    "BaseDataModule": "data.module",
+    "BaseTask": "tasks.base",
+    "Batch": "batch",
+    "ExampleTable": "callbacks",
+    "FINDINGS": "batch",
+    "MIMICCXRDataModule": "data.mimic_cxr",
+    "MaskStrategy": "masks",
+    "MedViLL": "backbone",
+    "PairsDataModule": "data.pairs",
+    "PretrainingTask": "tasks.pretraining",
+    "ReportTokenizer": "language",
+    "StepOutput": "tasks.base",
+    "SyntheticDataModule": "synthetic.datamodule",
+    "Throughput": "callbacks",
+    "attention_mask": "masks",
+}
+
+__all__ = [
+    "FINDINGS",
+    "AtomicCheckpointIO",
+    "BackboneConfig",
+    "BackboneOutput",
+    "BaseDataModule",
+    "BaseTask",
+    "Batch",
+    "ExampleTable",
+    "MIMICCXRDataModule",
+    "MaskStrategy",
+    "MedViLL",
+    "PairsDataModule",
+    "PretrainingTask",
+    "ReportTokenizer",
+    "StepOutput",
+    "SyntheticDataModule",
+    "Throughput",
+    "__version__",
+    "attention_mask",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'medvill_pl' has no attribute {name!r}")
+    return getattr(import_module(f"medvill_pl.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

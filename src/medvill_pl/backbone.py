@@ -1,0 +1,479 @@
+"""MedViLL: one BERT-style transformer over a radiograph and its report (MedViLL, Sec. III-B)."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypedDict
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from lightning.pytorch import LightningModule
+from safetensors.torch import save_model
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEncoder, BertPooler
+
+from medvill_pl.language import MAX_WORDS, LanguageModellingHead, ReportEmbedding, ReportTokenizer
+from medvill_pl.masks import MaskStrategy, attention_mask
+from medvill_pl.vision import TrunkName, VisionTrunk, VisualEmbedding, make_trunk, sample_places
+from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict, torchvision_state_dict
+
+_CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A MedViLL backbone: one BERT-style transformer over CNN features of a chest radiograph and the words of its report
+([Moon et al., 2022](https://arxiv.org/abs/2105.11333)), made with `medvill_pl`.
+
+**For research, not a medical device.** It must not be used for diagnosis or treatment.
+
+## Trained on
+
+{{ trained_on }}
+
+## Use
+
+```python
+from medvill_pl import MedViLL
+
+backbone = MedViLL.from_pretrained("path or name of this folder")
+```
+"""
+
+
+class BackboneConfig(TypedDict, total=False):
+    """The arguments of :class:`MedViLL`, for tasks that build a backbone; what is left out keeps its default."""
+
+    vision: TrunkName
+    image_size: int
+    vision_weights: str | None
+    freeze_vision_stages: int
+    tokenizer: str
+    max_words: int
+    text_weights: str | None
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    dropout: float
+    layer_norm_eps: float
+    mlm_layer_norm_eps: float
+    gradient_checkpointing: bool
+    channels_last: bool
+
+
+class TrainingCorpus(TypedDict):
+    """A corpus that a backbone was trained on.
+
+    Attributes:
+        name: name and version of the corpus.
+        pairs: image-report pairs in its training split.
+        credentialed: True if its text and images may not be shared.
+    """
+
+    name: str
+    pairs: int
+    credentialed: bool
+
+
+class BackboneOutput(NamedTuple):
+    """Contextual embeddings of a batch of image-report pairs, d wide.
+
+    Attributes:
+        pooled: BERT's pooler on CLS, shape ``(B, d)``; under ``non_crossing`` the elementwise
+            product of the pooled CLS_V and CLS_L.
+        cls: CLS, shape ``(B, d)``.
+        visual: visual tokens, shape ``(B, K, d)``.
+        text: words and SEP_L, shape ``(B, T, d)``.
+    """
+
+    pooled: Tensor
+    cls: Tensor
+    visual: Tensor
+    text: Tensor
+
+
+class MedViLL(
+    LightningModule,
+    PyTorchModelHubMixin,
+    library_name="medvill_pl",
+    license="mit",
+    tags=["radiology", "chest-x-ray", "vision-language"],
+    paper_url="https://arxiv.org/abs/2105.11333",
+    model_card_template=_CARD,
+):
+    """Image and report to contextual embeddings. It never logs and never optimises: tasks do.
+
+    The joint sequence is CLS, visual tokens, SEP_V, words, SEP_L (Sec. III-B.3). CLS and SEP_V are
+    a word embedding plus one learned vector each; under ``non_crossing``, CLS_L is put before the
+    words. Sizes default to the paper's (Sec. IV-B).
+
+    Args:
+        vision: CNN trunk.
+        image_size: side of the square images, in pixels.
+        vision_weights: initial weights of the trunk: a torchvision name (``IMAGENET1K_V2``), a
+            local file, a hub name (``owner/name``) or None for random ones. The paper starts from ImageNet.
+        freeze_vision_stages: how many stages of the trunk, the stem first, are not trained.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        max_words: longest report in word pieces, without SEP_L.
+        text_weights: initial weights of embeddings, encoder, pooler and MLM head: a local folder or
+            a hub name that ``transformers`` can load as BERT, or None for random ones.
+        hidden_size: width d of the transformer.
+        num_layers: transformer layers.
+        num_heads: attention heads a layer.
+        intermediate_size: width of the feed-forward layers.
+        dropout: probability of dropout, of hidden states and of attention.
+        layer_norm_eps: epsilon of every LayerNorm but the MLM head's.
+        mlm_layer_norm_eps: epsilon of the MLM head's LayerNorm.
+        gradient_checkpointing: recompute the activations of transformer layers in the backward
+            pass, for less memory.
+        channels_last: run the trunk in the channels-last memory format.
+
+    Attributes:
+        tokenizer: the :class:`ReportTokenizer` whose ids the model reads.
+        num_visual: visual tokens K of a whole image.
+        trained_on: the corpora that the weights were trained on.
+
+    Raises:
+        ValueError: if an argument is out of range or weights do not fit.
+        FileNotFoundError: if weights or tokenizer are not to be had.
+
+    Example:
+        >>> backbone = MedViLL(
+        ...     vision="resnet_tiny", image_size=64, tokenizer="synthetic",
+        ...     hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
+        ... ).eval()
+        >>> ids = torch.tensor([backbone.tokenizer.encode(["No pneumothorax."])[0] + [backbone.tokenizer.sep_id]])
+        >>> output = backbone(
+        ...     images=torch.zeros(1, 1, 64, 64), input_ids=ids, text_mask=torch.ones_like(ids).bool(), mask_strategy="bar"
+        ... )
+        >>> output.pooled.shape, output.visual.shape, output.text.shape
+        (torch.Size([1, 32]), torch.Size([1, 16, 32]), torch.Size([1, 4, 32]))
+    """
+
+    def __init__(
+        self,
+        vision: TrunkName = "resnet50",
+        image_size: int = 512,
+        vision_weights: str | None = None,
+        freeze_vision_stages: int = 0,
+        tokenizer: str = "bert-base-uncased",
+        max_words: int = MAX_WORDS,
+        text_weights: str | None = None,
+        hidden_size: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        intermediate_size: int = 3072,
+        dropout: float = 0.1,
+        layer_norm_eps: float = 1e-12,
+        mlm_layer_norm_eps: float = 1e-5,
+        gradient_checkpointing: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = ReportTokenizer.load(tokenizer)
+        tokenizer = "embedded" if tokenizer.startswith("{") else tokenizer
+        self.save_hyperparameters()
+        self.trained_on: list[TrainingCorpus] = []
+
+        cnn = make_trunk(vision)
+        if vision_weights is not None:
+            _load_vision_weights(cnn, vision, vision_weights)
+        self.trunk = VisionTrunk(cnn, freeze_vision_stages)
+        if image_size < self.trunk.stride or image_size % self.trunk.stride:
+            raise ValueError(f"image_size must be a multiple of {self.trunk.stride} for {vision}, not {image_size}")
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+        self.num_visual = (image_size // self.trunk.stride) ** 2
+
+        config = BertConfig(
+            vocab_size=self.tokenizer.vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=intermediate_size,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            layer_norm_eps=layer_norm_eps,
+            attn_implementation="sdpa",
+        )
+        self.visual_embedding = VisualEmbedding(self.trunk.channels, self.num_visual, hidden_size)
+        self.report_embedding = ReportEmbedding(self.tokenizer.vocab_size, max_words + 1, hidden_size)
+        self.cls_place = nn.Parameter(torch.empty(hidden_size))
+        self.sep_place = nn.Parameter(torch.empty(hidden_size))
+        self.text_cls_place = nn.Parameter(torch.empty(hidden_size))
+        self.embedding_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.embedding_dropout = nn.Dropout(dropout)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config)
+        self.mlm_head = LanguageModellingHead(hidden_size, self.tokenizer.vocab_size, mlm_layer_norm_eps)
+        self._initialise(config.initializer_range * (768 / hidden_size) ** 0.5)
+        if text_weights is not None:
+            _load_text_weights(self, config, text_weights)
+        if gradient_checkpointing:
+            checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            for layer in self.encoder.layer:
+                layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint
+        if channels_last:
+            self.trunk.to(memory_format=torch.channels_last)
+
+    def _initialise(self, std: float) -> None:
+        """Draw everything but the trunk as BERT does: normal weights, zero biases, unit LayerNorms."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("trunk."):
+                continue
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith(("norm.weight", "LayerNorm.weight")):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=std)
+
+    def encode_image(self, images: Tensor, num_sampled: int | None = None) -> Tensor:
+        """Turn images into visual tokens, which can be kept and given to :meth:`forward` again and again.
+
+        Args:
+            images: grey pixels, uint8 in 0..255 or floating point in 0..1, shape
+                ``(B, 1, image_size, image_size)``.
+            num_sampled: keep so many tokens of each image, drawn at random (Sec. III-B.1); None keeps all K.
+
+        Returns:
+            Visual tokens before the joint LayerNorm (Eq. 3), shape ``(B, K or num_sampled, d)``.
+
+        Raises:
+            ValueError: if the images have another shape.
+        """
+        size = self.hparams["image_size"]
+        if images.ndim != 4 or images.shape[1:] != (1, size, size):
+            raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
+        if self.hparams["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = self.trunk(images)
+        places = None
+        if num_sampled is not None and num_sampled < self.num_visual:
+            places = sample_places(len(images), self.num_visual, num_sampled, images.device)
+        tokens: Tensor = self.visual_embedding(features, places)
+        return tokens
+
+    def forward(
+        self,
+        *,
+        input_ids: Tensor,
+        text_mask: Tensor,
+        images: Tensor | None = None,
+        visual_tokens: Tensor | None = None,
+        mask_strategy: MaskStrategy | str = MaskStrategy.BIDIRECTIONAL,
+    ) -> BackboneOutput:
+        """Embed image-report pairs in context.
+
+        Args:
+            input_ids: words and SEP_L, then padding, int64, shape ``(B, T)``.
+            text_mask: True at real tokens, bool, shape ``(B, T)``.
+            images: as :meth:`encode_image` takes them; or give ``visual_tokens``.
+            visual_tokens: what :meth:`encode_image` returned, shape ``(B, K, d)``.
+            mask_strategy: who attends to whom; any strategy but ``bi_seq2seq``.
+
+        Raises:
+            ValueError: if the strategy is unknown or ``bi_seq2seq``, a shape is wrong, or not
+                exactly one of ``images`` and ``visual_tokens`` is given.
+        """
+        if (images is None) == (visual_tokens is None):
+            raise ValueError("give either images or visual_tokens")
+        if visual_tokens is None:
+            assert images is not None
+            visual_tokens = self.encode_image(images)
+        has_text_cls = MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING
+        joint, mask = self._joint(visual_tokens, input_ids, text_mask, mask_strategy)
+        hidden = self.encoder(joint, attention_mask=mask).last_hidden_state
+
+        num_image = visual_tokens.shape[1] + 2
+        text = hidden[:, num_image + has_text_cls :]
+        pooled = self.pooler(hidden)
+        if has_text_cls:
+            pooled = pooled * self.pooler(hidden[:, num_image:])
+        return BackboneOutput(pooled, hidden[:, 0], hidden[:, 1 : num_image - 1], text)
+
+    def _joint(
+        self, visual_tokens: Tensor, input_ids: Tensor, text_mask: Tensor, mask_strategy: MaskStrategy | str
+    ) -> tuple[Tensor, Tensor]:
+        """Build the input of the encoder and its mask (Sec. III-B.3): shapes ``(B, S, d)`` and ``(B, 1, S, S)``."""
+        word = self.report_embedding.word.weight
+        cls, sep = word[self.tokenizer.cls_id], word[self.tokenizer.sep_id]
+        text = self.report_embedding(input_ids)
+        batch_size = len(input_ids)
+        if MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING:
+            text_cls = cls + self.text_cls_place + self.report_embedding.semantic
+            text = torch.cat([text_cls.expand(batch_size, 1, -1), text], dim=1)
+            text_mask = torch.cat([text_mask.new_ones(batch_size, 1), text_mask], dim=1)
+        ends = [(cls + self.cls_place), (sep + self.sep_place)]
+        first, last = (end.expand(batch_size, 1, -1) for end in ends)
+        joint = torch.cat([first, visual_tokens, last, text], dim=1)
+        mask = attention_mask(mask_strategy, num_visual=visual_tokens.shape[1], text_mask=text_mask)
+        return self.embedding_dropout(self.embedding_norm(joint)), mask
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Score every word of the vocabulary at the given places only.
+
+        Args:
+            hidden: contextual embeddings, shape ``(M, d)``.
+
+        Returns:
+            Vocabulary logits, shape ``(M, V)``.
+        """
+        logits: Tensor = self.mlm_head(hidden, self.report_embedding.word.weight)
+        return logits
+
+    @torch.no_grad()
+    def attention_weights(
+        self,
+        *,
+        input_ids: Tensor,
+        text_mask: Tensor,
+        images: Tensor,
+        mask_strategy: MaskStrategy | str = MaskStrategy.BIDIRECTIONAL,
+    ) -> Tensor:
+        """Attention of every token on every other, which fused kernels do not keep (Eq. 8).
+
+        Takes what :meth:`forward` takes, and never drops out.
+
+        Returns:
+            Probabilities, float32, shape ``(B, layers, heads, S, S)``: rows are queries and sum to
+            1. The visual tokens are columns ``1 .. K``, row by row of the feature map.
+        """
+        was_training = self.training
+        self.eval()
+        joint, mask = self._joint(self.encode_image(images), input_ids, text_mask, mask_strategy)
+        weights, hidden = [], joint
+        for layer in self.encoder.layer:
+            attention = layer.attention.self
+            query, key = (
+                projection(hidden).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+                for projection in (attention.query, attention.key)
+            )
+            scores = (query @ key.transpose(2, 3)).float() * attention.scaling
+            weights.append(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1))
+            hidden = layer(hidden, mask)
+        self.train(was_training)
+        return torch.stack(weights, dim=1)
+
+    def config(self) -> BackboneConfig:
+        """Arguments that build a backbone of this shape anywhere: no file, name or network is needed.
+
+        The tokenizer is embedded, and no initial weights are named, since :meth:`state_dict` has them.
+        """
+        arguments = {**self.hparams, "vision_weights": None, "text_weights": None, "tokenizer": self.tokenizer.to_json()}
+        return BackboneConfig(**arguments)  # type: ignore[typeddict-item]
+
+    @property
+    def is_credentialed(self) -> bool:
+        """Whether a corpus that may not be shared was trained on."""
+        return any(corpus["credentialed"] for corpus in self.trained_on)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write weights, configuration, tokenizer and what the weights were trained on (called by the mixin)."""
+        save_model(self, str(save_directory / SAFETENSORS_SINGLE_FILE))
+        arguments = {**self.config(), "tokenizer": "tokenizer.json"}
+        (save_directory / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+        (save_directory / "trained_on.json").write_text(json.dumps(self.trained_on, indent=2) + "\n", encoding="utf-8")
+        self.tokenizer.save(save_directory)
+        self.generate_model_card().save(save_directory / "README.md")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **arguments: Any) -> Self:
+        """Load a folder or a hub repository that :meth:`save_pretrained` wrote (called by the mixin)."""
+        known = set(cls._hub_mixin_init_parameters)
+        arguments = {name: value for name, value in arguments.items() if name in known}
+        tokenizer = fetch(model_id, ("tokenizer.json",), "tokenizer of the backbone").read_text(encoding="utf-8")
+        model = cls(**{**arguments, "tokenizer": tokenizer})
+        weights = fetch(model_id, (SAFETENSORS_SINGLE_FILE,), "weights of the backbone")
+        load_exactly(model, read_state_dict(weights), str(weights))
+        trained_on = fetch(model_id, ("trained_on.json",), "training record of the backbone")
+        model.trained_on = json.loads(trained_on.read_text(encoding="utf-8"))
+        return model.eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Write the model card: what the backbone is, what it was trained on, and what it is not for."""
+        corpora = [
+            f"- {corpus['name']}: {corpus['pairs']:,} image-report pairs{' (credentialed)' if corpus['credentialed'] else ''}"
+            for corpus in self.trained_on
+        ]
+        trained_on = "\n".join(corpora) or "Nothing yet: the weights are initial ones."
+        title = f"MedViLL backbone ({self.hparams['vision']}, {self.hparams['num_layers']} layers)"
+        card: ModelCard = super().generate_model_card(*args, title=title, trained_on=trained_on, **kwargs)
+        return card
+
+    def push_to_hub(self, repo_id: str, *, allow_credentialed: bool = False, **kwargs: Any) -> str:
+        """Upload the backbone to the Hugging Face hub.
+
+        Args:
+            repo_id: name of the repository, ``owner/name``.
+            allow_credentialed: upload even though a credentialed corpus was trained on. The terms of
+                such corpora may forbid it.
+            kwargs: what ``huggingface_hub.PyTorchModelHubMixin.push_to_hub`` takes.
+
+        Raises:
+            PermissionError: if a credentialed corpus was trained on and it is not allowed.
+        """
+        if self.is_credentialed and not allow_credentialed:
+            names = ", ".join(corpus["name"] for corpus in self.trained_on if corpus["credentialed"])
+            raise PermissionError(
+                f"this backbone was trained on {names}, whose terms restrict sharing: read them, then pass "
+                "allow_credentialed=True if they permit it"
+            )
+        url: str = super().push_to_hub(repo_id, **kwargs)
+        return url
+
+
+def _load_vision_weights(cnn: nn.Module, vision: str, source: str) -> None:
+    is_name = not looks_like_path(source) and "/" not in source
+    if is_name:
+        state = torchvision_state_dict(vision, source)
+    else:
+        state = read_state_dict(fetch(source, (SAFETENSORS_SINGLE_FILE, "pytorch_model.bin"), "vision_weights"))
+    load_exactly(cnn, state, source, optional=("fc.", "classifier."))
+
+
+def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
+    """Copy a BERT into the model: embeddings, encoder, pooler and, where it has one, the MLM head."""
+    from transformers import BertForPreTraining
+
+    if looks_like_path(source) and not Path(source).is_dir():
+        raise FileNotFoundError(f"text_weights: no such folder: {source}")
+    try:
+        bert, report = BertForPreTraining.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"text_weights: {source!r} could not be loaded as a BERT, here or from the Hugging Face hub: give a folder "
+            f"with config.json and model.safetensors, or set text_weights to null ({str(error).splitlines()[0]})"
+        ) from error
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    for size in sizes:
+        if getattr(bert.config, size) != getattr(config, size):
+            raise ValueError(
+                f"text_weights: {source} has {size} {getattr(bert.config, size)}, the model {getattr(config, size)}"
+            )
+    embeddings = bert.bert.embeddings
+    position, kind = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
+    report_embedding = model.report_embedding
+    if len(report_embedding.position) > len(position):
+        raise ValueError(f"text_weights: {source} has {len(position)} positions, max_words needs {len(report_embedding.position)}")
+    with torch.no_grad():
+        report_embedding.word.weight.copy_(embeddings.word_embeddings.weight)
+        report_embedding.position.copy_(position[: len(report_embedding.position)])
+        report_embedding.semantic.copy_(kind[1])
+        for place in (model.cls_place, model.sep_place):
+            place.copy_(position[0] + kind[0])
+    model.embedding_norm.load_state_dict(embeddings.LayerNorm.state_dict())
+    model.encoder.load_state_dict(bert.bert.encoder.state_dict())
+    missing = " ".join(report["missing_keys"])
+    if "pooler" not in missing:
+        model.pooler.load_state_dict(bert.bert.pooler.state_dict())
+    if "predictions.transform" not in missing:
+        head = bert.cls.predictions
+        model.mlm_head.dense.load_state_dict(head.transform.dense.state_dict())
+        model.mlm_head.norm.load_state_dict(head.transform.LayerNorm.state_dict())
+        with torch.no_grad():
+            model.mlm_head.bias.copy_(head.bias)

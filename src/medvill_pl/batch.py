@@ -1,0 +1,65 @@
+"""What a batch is: shapes, dtypes, ranges; the vocabulary of findings; and how randomness is seeded."""
+
+import hashlib
+from typing import Literal, NotRequired, TypedDict
+
+from torch import Tensor
+
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""The 14 observations of the CheXpert labeler, in its order. Labels are columns in this order."""
+
+Split = Literal["train", "val", "test"]
+
+
+class Batch(TypedDict):
+    """A batch of image-report pairs, padded to its longest text.
+
+    Attributes:
+        id: one identifier a pair, for messages and tables.
+        image: grey pixels 0 (black) to 255 (white), uint8, shape ``(B, 1, H, W)``.
+        input_ids: words of the report and SEP_L, then padding, int64, shape ``(B, T)``.
+        text_mask: True at real tokens, bool, shape ``(B, T)``.
+        labels: findings of the image: 1 positive, 0 negative, -1 uncertain, NaN not mentioned,
+            float32, shape ``(B, 14)``.
+        matched: True where image and report belong together, bool, shape ``(B,)``.
+        seed: seed of each pair's own randomness, int64, shape ``(B,)``.
+    """
+
+    id: list[str]
+    image: Tensor
+    input_ids: Tensor
+    text_mask: Tensor
+    labels: Tensor
+    matched: Tensor
+    seed: Tensor
+    mlm_input_ids: NotRequired[Tensor]
+    mlm_positions: NotRequired[Tensor]
+    mlm_targets: NotRequired[Tensor]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Derive a seed from the names of a draw, such as ``(seed, epoch, index)``.
+
+    Equal parts give equal seeds on every machine, different ones unrelated seeds, so randomness
+    needs no state that a checkpoint would have to carry.
+
+    Returns:
+        An integer in ``[0, 2**63)``.
+    """
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

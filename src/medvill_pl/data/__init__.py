@@ -1,0 +1,1 @@
+"""Corpora, batches and the data modules that feed them to training."""

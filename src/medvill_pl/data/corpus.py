@@ -1,0 +1,304 @@
+"""The corpus form: what every dataset is prepared into, and how it is read.
+
+A corpus is a folder of Parquet shards, a ``corpus.json`` that is written last, and a
+``rejected.csv`` of the rows that could not be used.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import resize
+from tqdm import tqdm
+
+from medvill_pl.batch import FINDINGS, Split
+from medvill_pl.data.images import encode_png, fit_square, read_grey
+
+SCHEMA_VERSION = 1
+SHARD_ROWS = 256
+_PLAN = ".plan"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image with its text, on the way into a corpus.
+
+    Attributes:
+        id: identifier, unique in the corpus.
+        patient_id: identifier of the patient.
+        split: the split it belongs to.
+        image: the image file.
+        report: the text, or why there is none to use (see ``rejection``).
+        view: such as AP, or empty where it is not known.
+        labels: 14 values 1, 0, -1 or None (not mentioned).
+        rejection: why the row cannot be used; empty where nothing is known against it.
+    """
+
+    id: str
+    patient_id: str
+    split: Split
+    image: str
+    report: str
+    view: str = ""
+    labels: tuple[int | None, ...] = (None,) * len(FINDINGS)
+    rejection: str = ""
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What ``corpus.json`` says.
+
+    Attributes:
+        source: name of the dataset.
+        credentialed: True if text and images may not be shared.
+        image_size: side of the square images in pixels.
+        labelled: the findings that the corpus labels; the others are unknown, not negative.
+        splits: pairs of each split.
+        rejected: rows set aside.
+        fingerprint: SHA-256 over all shards.
+        schema_version: version of the corpus form.
+    """
+
+    source: str
+    credentialed: bool
+    image_size: int
+    labelled: list[str]
+    splits: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+    fingerprint: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the ``corpus.json`` of a folder.
+
+        Raises:
+            FileNotFoundError: if the folder is no (whole) corpus.
+            ValueError: if it was written by another version of the library.
+        """
+        path = folder / "corpus.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is no corpus: it has no corpus.json (its preparation has not finished)")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again")
+        return cls(**values)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even after a crash."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    rows: Sequence[Row]
+    image_size: int
+
+    @property
+    def rejects(self) -> Path:
+        return self.path.with_suffix(".rejected.json")
+
+
+def _write_shard(shard: _Shard) -> int:
+    """Read the images of some rows, write the usable ones as one Parquet file and return the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    usable, rejected = [], []
+    for row in shard.rows:
+        try:
+            if row.rejection:
+                raise ValueError(row.rejection)
+            image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
+        except (OSError, ValueError) as error:
+            rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
+            continue
+        usable.append({"image": image, **{key: getattr(row, key) for key in ("id", "patient_id", "view", "report")}, "labels": row.labels})
+    table = pa.Table.from_pylist(usable, schema=_schema())
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=64)
+    write_atomically(shard.rejects, json.dumps(rejected).encode())
+    write_atomically(shard.path, sink.getvalue().to_pybytes())
+    return len(shard.rows)
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("patient_id", pa.string()),
+            ("image", pa.binary()),
+            ("view", pa.string()),
+            ("report", pa.string()),
+            ("labels", pa.list_(pa.int8(), len(FINDINGS))),
+        ]
+    )
+
+
+def _plan_of(rows: Sequence[Row], info: CorpusInfo) -> str:
+    """A fingerprint of all that decides what the shards will hold."""
+    digest = hashlib.sha256(json.dumps(asdict(info)).encode())
+    for row in rows:
+        try:
+            stat = os.stat(row.image)
+            seen = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:
+            seen = "missing"
+        digest.update(json.dumps([asdict(row), seen]).encode())
+    return digest.hexdigest()
+
+
+def write_corpus(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: int | None = None) -> CorpusInfo:
+    """Write a corpus, or finish one that was interrupted.
+
+    Shards are made in parallel, each written atomically; a finished shard is not made again, and
+    the bytes do not depend on the number of workers. Rows that cannot be used go to
+    ``rejected.csv`` with the reason.
+
+    Args:
+        folder: where to write; made where it is not there.
+        rows: the pairs, in the order to be kept.
+        info: source, mark, image size and labelled findings; the rest is filled in here.
+        workers: threads, by default as many as Python thinks fit for the cores.
+
+    Returns:
+        What ``corpus.json`` says.
+
+    Raises:
+        ValueError: if no row can be used.
+        FileExistsError: if the folder holds something else than a corpus.
+        PermissionError: if the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / _PLAN).exists():
+        raise FileExistsError(f"{folder} is not empty and holds no corpus: choose another folder for the corpus")
+    plan = _plan_of(rows, info)
+    if _is_done(folder, plan):
+        return CorpusInfo.read(folder)
+    _forget_other_plan(folder, plan)
+    shards = list(_shards(folder, rows, info.image_size))
+    todo = [shard for shard in shards if not shard.path.exists()]
+    # Pillow lets go of the interpreter lock while it decodes, resizes and encodes, so threads use all cores.
+    with (
+        tqdm(total=sum(len(shard.rows) for shard in todo), desc=f"preparing {info.source}", unit="row", disable=None) as bar,
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+    ):
+        for num_rows in pool.map(_write_shard, todo):
+            bar.update(num_rows)
+    return _finish(folder, shards, info, plan)
+
+
+def _shards(folder: Path, rows: Sequence[Row], image_size: int) -> Iterable[_Shard]:
+    for split in ("train", "val", "test"):
+        part = [row for row in rows if row.split == split]
+        for number, start in enumerate(range(0, len(part), SHARD_ROWS)):
+            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS], image_size)
+
+
+def _is_done(folder: Path, plan: str) -> bool:
+    return (folder / "corpus.json").exists() and (folder / _PLAN).exists() and (folder / _PLAN).read_text() == plan
+
+
+def _forget_other_plan(folder: Path, plan: str) -> None:
+    """Remove what an earlier preparation with other rows or settings left, the mark of completeness first."""
+    if (folder / _PLAN).exists() and (folder / _PLAN).read_text() == plan:
+        return
+    (folder / "corpus.json").unlink(missing_ok=True)
+    for pattern in ("*-?????.parquet", "*-?????.rejected.json", ".*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    write_atomically(folder / _PLAN, plan.encode())
+
+
+def _finish(folder: Path, shards: Sequence[_Shard], info: CorpusInfo, plan: str) -> CorpusInfo:
+    import pyarrow.parquet as pq
+
+    splits: dict[str, int] = {}
+    digest = hashlib.sha256()
+    rejected: list[dict[str, str]] = []
+    for shard in shards:
+        split = shard.path.name.split("-")[0]
+        splits[split] = splits.get(split, 0) + pq.read_metadata(shard.path).num_rows
+        digest.update(hashlib.sha256(shard.path.read_bytes()).digest())
+        rejected += json.loads(shard.rejects.read_text())
+    _write_rejected(folder / "rejected.csv", rejected)
+    if not any(splits.values()):
+        reason = rejected[0]["reason"] if rejected else "there are none"
+        raise ValueError(f"no row of {info.source} can be used ({reason}): see {folder / 'rejected.csv'}")
+    done = CorpusInfo(info.source, info.credentialed, info.image_size, info.labelled, splits, len(rejected), digest.hexdigest())
+    write_atomically(folder / "corpus.json", (json.dumps(asdict(done), indent=2) + "\n").encode())
+    for shard in shards:
+        shard.rejects.unlink(missing_ok=True)
+    return done
+
+
+def _write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["id", "image", "reason"])
+        writer.writeheader()
+        writer.writerows(rejected)
+
+
+class CorpusExamples:
+    """The pairs of one split of a corpus on disk, read through ``datasets`` without loading the images.
+
+    Args:
+        folder: the corpus.
+        split: ``train``, ``val`` or ``test``.
+        image_size: side of the images to give, resized where the corpus has another.
+
+    Raises:
+        FileNotFoundError: if the folder is no corpus.
+        ValueError: if the split is empty.
+    """
+
+    def __init__(self, folder: Path, split: Split, image_size: int) -> None:
+        from datasets import Dataset, disable_progress_bars
+
+        info = CorpusInfo.read(folder)
+        if not info.splits.get(split):
+            raise ValueError(f"the corpus {folder} has no {split} split")
+        disable_progress_bars()
+        paths = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
+        table = Dataset.from_parquet(paths)
+        self._images = table.select_columns(["image"])
+        self._image_size = image_size
+        self.ids: list[str] = list(table["id"])
+        self.reports: list[str] = list(table["report"])
+        self.labels = _to_array(table["labels"])
+
+    def image(self, index: int) -> Tensor:
+        """The image of one pair, uint8, shape ``(1, image_size, image_size)``."""
+        png = torch.frombuffer(bytearray(self._images[index]["image"]), dtype=torch.uint8)
+        image = decode_image(png, ImageReadMode.GRAY)
+        if image.shape[-1] != self._image_size:
+            image = resize(image, [self._image_size, self._image_size], antialias=True)
+        return image
+
+
+def _to_array(labels: Iterable[Sequence[int | None]]) -> NDArray[np.float32]:
+    rows = [[np.nan if value is None else value for value in row] for row in labels]
+    return np.array(rows, dtype=np.float32).reshape(-1, len(FINDINGS))

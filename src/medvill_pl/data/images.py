@@ -1,0 +1,82 @@
+"""Reading image files of any kind as 8-bit grey squares."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+MIN_SIDE = 16
+"""An image with a shorter side holds no radiograph."""
+MAX_PIXELS = 120_000_000
+"""An image that claims more pixels is refused by its header, before it is decoded."""
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as grey pixels.
+
+    Eight-bit images keep their values (colour is turned into luminance). Images with more bits are
+    stretched from their darkest to their brightest pixel, since 10- to 16-bit values come in
+    16-bit files.
+
+    Args:
+        path: a PNG, JPEG or any other file that Pillow reads.
+
+    Returns:
+        Grey pixels 0..255, uint8, shape ``(H, W)``.
+
+    Raises:
+        ValueError: if the file is no image, broken, too small or too large.
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with Image.open(path) as image:
+            _check_size(*image.size)
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):
+                return _stretch(np.asarray(image, dtype=np.float64))
+            return np.asarray(image.convert("L"))
+    except ValueError:
+        raise
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width} x {height} pixels are too few (at least {MIN_SIDE} a side)")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many (at most {MAX_PIXELS:,})")
+
+
+def _stretch(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("not a readable image: it has pixels that are no numbers")
+    return np.round((pixels - low) * (255 / max(high - low, 1))).astype(np.uint8)
+
+
+def fit_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize an image to a square, keeping the aspect ratio; the rest is black.
+
+    Args:
+        pixels: grey pixels, uint8, shape ``(H, W)``.
+        size: side of the square in pixels.
+    """
+    height, width = pixels.shape
+    scale = size / max(height, width)
+    new = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = Image.fromarray(pixels).resize(new, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    square = Image.new("L", (size, size))
+    square.paste(resized, ((size - new[0]) // 2, (size - new[1]) // 2))
+    return np.asarray(square)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode grey pixels, uint8, shape ``(H, W)``, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()

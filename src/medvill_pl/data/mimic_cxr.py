@@ -1,0 +1,61 @@
+"""MIMIC-CXR, prepared."""
+
+from pathlib import Path
+
+from medvill_pl.batch import Split
+from medvill_pl.data.batches import Negatives
+from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
+from medvill_pl.data.module import BaseDataModule
+from medvill_pl.language import MAX_WORDS
+
+SOURCE = "mimic-cxr"
+
+
+class MIMICCXRDataModule(BaseDataModule):
+    """MIMIC-CXR, from a prepared corpus folder. Its text and images are credentialed.
+
+    Args:
+        corpus: folder of the prepared corpus.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        image_size: side of the square images in pixels.
+        batch_size: pairs of a batch, for each process.
+        negatives: how the non-matching half of the pairs is drawn.
+        max_words: longer reports are cut to so many word pieces.
+        num_workers: processes that prepare batches.
+        seed: seed of order, pairing and masking.
+
+    Raises:
+        FileNotFoundError: if the folder is no corpus.
+        ValueError: if it was prepared from another dataset.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        tokenizer: str = "bert-base-uncased",
+        image_size: int = 512,
+        batch_size: int = 16,
+        negatives: Negatives = "none",
+        max_words: int = MAX_WORDS,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, num_workers, seed)
+        self.corpus = Path(corpus)
+        source = CorpusInfo.read(self.corpus).source
+        if source != SOURCE:
+            raise ValueError(f"{corpus} was prepared from {source}, not from {SOURCE}")
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return SOURCE
+
+    @property
+    def is_credentialed(self) -> bool:
+        """Always: PhysioNet's terms forbid sharing."""
+        return True
+
+    def examples(self, split: Split) -> CorpusExamples:
+        """The pairs of one split, from the corpus folder."""
+        return CorpusExamples(self.corpus, split, self.image_size)

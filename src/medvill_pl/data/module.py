@@ -1,0 +1,123 @@
+"""The base of all data modules: one loader for every split."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from medvill_pl.batch import Batch, Split
+from medvill_pl.data.batches import Examples, Negatives, PairDataset, PairSampler
+from medvill_pl.language import MAX_WORDS, ReportTokenizer
+
+_SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+class BaseDataModule(LightningDataModule, ABC):
+    """Batches of image-report pairs for every stage of a run.
+
+    A subclass gives the pairs of each split. Validation uses ``val``; test and predict use ``test``.
+
+    Args:
+        tokenizer: what :meth:`ReportTokenizer.load` takes; the same as the backbone's.
+        image_size: side of the square images in pixels.
+        batch_size: pairs of a batch, for each process.
+        negatives: how the non-matching half of the pairs is drawn: ``labels`` (the paper),
+            ``text`` or ``none`` (all pairs match).
+        max_words: longer reports are cut to so many word pieces.
+        num_workers: processes that prepare batches; 0 prepares them in the main one.
+        seed: seed of order, pairing and masking.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        image_size: int,
+        batch_size: int,
+        negatives: Negatives,
+        max_words: int = MAX_WORDS,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, not {batch_size}")
+        self.tokenizer = ReportTokenizer.load(tokenizer)
+        self.image_size, self.batch_size, self.negatives, self.max_words = image_size, batch_size, negatives, max_words
+        self.num_workers, self.seed = num_workers, seed
+        self.datasets: dict[Split, PairDataset] = {}
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name (and version) of the corpus."""
+
+    @property
+    @abstractmethod
+    def is_credentialed(self) -> bool:
+        """Whether the corpus' text and images may not be shared."""
+
+    @abstractmethod
+    def examples(self, split: Split) -> Examples:
+        """The pairs of one split."""
+
+    def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
+        """Tokenise the splits that a stage needs.
+
+        Raises:
+            ValueError: if a split is empty, or none of its reports can be non-matching.
+        """
+        for split in _SPLITS[stage]:
+            if split not in self.datasets:
+                self.datasets[split] = PairDataset(
+                    self.examples(split), self.tokenizer, self.max_words, self.negatives, split, self.seed
+                )
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and batch at which the training loader is to begin, by the trainer's progress.
+
+        Lightning restores its counters from a checkpoint, but begins the epoch's data anew; and it
+        starts to iterate before it tells the sampler the epoch.
+        """
+        if self.trainer is None:
+            return 0, 0
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch = epochs.processed
+        is_unfinished = epochs.ready > epochs.processed
+        if is_unfinished and batches.is_last_batch:
+            return epoch + 1, 0
+        return epoch, batches.current.ready if is_unfinished else 0
+
+    def _loader(self, split: Split) -> DataLoader[Batch]:
+        dataset = self.datasets[split]
+        num_replicas = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        is_training = split == "train"
+        position = self._position if is_training and self.trainer else None
+        sampler = PairSampler(dataset.lengths, self.batch_size, num_replicas, rank, is_training, self.seed, position)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, in buckets of like length, shuffled every epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split, each pair once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, each pair once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, each pair once."""
+        return self._loader("test")

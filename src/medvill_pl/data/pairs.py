@@ -1,0 +1,252 @@
+"""A user's own images and texts, listed in a table."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from medvill_pl.batch import FINDINGS, Split, derive_seed
+from medvill_pl.data.batches import Negatives
+from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
+from medvill_pl.data.module import BaseDataModule
+from medvill_pl.language import MAX_WORDS
+
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+_LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read a table as one mapping a row.
+
+    Args:
+        path: a ``.csv``, ``.jsonl`` or ``.parquet`` file, text in UTF-8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another kind, broken or empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such table: {path}")
+    try:
+        if path.suffix == ".csv":
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        elif path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        elif path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows = pq.read_table(path).to_pylist()
+        else:
+            raise ValueError(f"{path} is no table: it must end in .csv, .jsonl or .parquet")
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} cannot be read as a table: each line must be a JSON object")
+    return rows
+
+
+def _text(value: object) -> str:
+    """A cell as text; missing values of every kind are empty."""
+    is_missing = value is None or value != value  # NaN alone differs from itself
+    return "" if is_missing else str(value).strip()
+
+
+def _labels(row: Mapping[str, Any]) -> tuple[int | None, ...]:
+    values = []
+    for finding in FINDINGS:
+        cell = _text(row.get(finding)).removesuffix(".0")
+        if cell not in _LABELS:
+            raise ValueError(f"{finding} must be 1, 0, -1 or blank, not {cell!r}")
+        values.append(_LABELS[cell])
+    return tuple(values)
+
+
+def assign_splits(patients: list[str], fractions: tuple[float, float], seed: int) -> dict[str, Split]:
+    """Put every patient into one split, by a shuffle that follows from the seed.
+
+    Args:
+        patients: the patient of each row.
+        fractions: shares of the rows for validation and test.
+        seed: seed of the shuffle.
+
+    Returns:
+        The split of each patient. Validation and test get a patient each as soon as there are three.
+    """
+    rows_of: dict[str, int] = {}
+    for patient in patients:
+        rows_of[patient] = rows_of.get(patient, 0) + 1
+    queue = sorted(rows_of, key=lambda patient: derive_seed(seed, "split", patient))
+    splits: dict[str, Split] = {}
+    for split, fraction in zip(("val", "test"), fractions, strict=True):
+        wanted, got = fraction * len(patients), 0
+        while len(queue) > 1 and got < wanted:
+            patient = queue.pop()
+            splits[patient] = split  # type: ignore[assignment]
+            got += rows_of[patient]
+    splits.update(dict.fromkeys(queue, "train"))
+    return splits
+
+
+class PairsDataModule(BaseDataModule):
+    """A user's own image-report pairs, from a table.
+
+    The table is prepared once into a corpus folder; rows that cannot be used (a missing or broken
+    image, an empty text) go to its ``rejected.csv``. Columns named like the 14 findings, with the
+    values 1, 0, -1 or blank, are taken as labels.
+
+    Args:
+        table: a ``.csv``, ``.jsonl`` or ``.parquet`` file.
+        image_column: column with the path of each image, absolute or from the image root.
+        report_column: column with the text.
+        patient_column: column with the patient; without it each row is a patient of its own.
+        split_column: column with train, val or test; without it, patients are split at random.
+        view_column: column with the view.
+        id_column: column with a unique identifier; without it, the number of the row.
+        image_root: folder of the images; by default the table's.
+        corpus: folder to prepare the corpus in; by default one beside the table.
+        val_fraction: share of the rows for validation, where there is no ``split_column``.
+        test_fraction: share of the rows for test, where there is no ``split_column``.
+        is_credentialed: True keeps text and images of the corpus out of what is sent elsewhere.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        image_size: side of the square images in pixels.
+        batch_size: pairs of a batch, for each process.
+        negatives: how the non-matching half of the pairs is drawn.
+        max_words: longer reports are cut to so many word pieces.
+        num_workers: processes that prepare batches.
+        seed: seed of splits, order, pairing and masking.
+
+    Raises:
+        FileNotFoundError: if there is no such table.
+        ValueError: if the table has no rows or lacks a column, or no row can be used.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        image_column: str = "image",
+        report_column: str = "report",
+        patient_column: str | None = None,
+        split_column: str | None = None,
+        view_column: str | None = None,
+        id_column: str | None = None,
+        image_root: str | None = None,
+        corpus: str | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        is_credentialed: bool = False,
+        tokenizer: str = "bert-base-uncased",
+        image_size: int = 512,
+        batch_size: int = 16,
+        negatives: Negatives = "none",
+        max_words: int = MAX_WORDS,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, num_workers, seed)
+        self.save_hyperparameters(logger=False)
+        self._table = Path(table)
+        self._is_credentialed = is_credentialed
+        settings = json.dumps([table, image_size, seed], default=str)
+        beside = f"{self._table.name}.corpus-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return self._table.stem
+
+    @property
+    def is_credentialed(self) -> bool:
+        """As the user says."""
+        return self._is_credentialed
+
+    def prepare_data(self) -> None:
+        """Prepare the corpus folder, unless it is there for the table as it is."""
+        table = read_table(self._table)
+        self._check_columns(table)
+        labelled = [finding for finding in FINDINGS if finding in table[0]]
+        rows = list(self._rows(table))
+        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled)
+        done = write_corpus(self.corpus, rows, info)
+        if done.rejected:
+            rank_zero_warn(f"{done.rejected:,} of {len(rows):,} rows cannot be used: see {self.corpus / 'rejected.csv'}")
+        pairs = ", ".join(f"{count:,} {split}" for split, count in done.splits.items())
+        rank_zero_info(f"{self.name}: {pairs} pairs in {self.corpus}")
+
+    def _check_columns(self, table: list[dict[str, Any]]) -> None:
+        names = ("image_column", "report_column", "patient_column", "split_column", "view_column", "id_column")
+        for name in names:
+            column = self.hparams[name]
+            if column is not None and column not in table[0]:
+                raise ValueError(f"{self._table} has no column {column!r} ({name}); it has {', '.join(map(str, table[0]))}")
+        if self.hparams["patient_column"] is None:
+            rank_zero_warn(
+                "no patient_column is given: each row counts as a patient, so films of one person may be in several splits"
+            )
+
+    def _rows(self, table: list[dict[str, Any]]) -> Iterator[Row]:
+        columns = self.hparams
+        root = Path(columns["image_root"]) if columns["image_root"] else self._table.parent
+        ids = [_text(row.get(columns["id_column"])) or f"{number:07d}" for number, row in enumerate(table, start=1)]
+        patient_column = columns["patient_column"]
+        patients = [_text(row.get(patient_column)) or own for row, own in zip(table, ids, strict=True)] if patient_column else ids
+        splits = self._splits(table, patients)
+        seen: set[str] = set()
+        for row, own, patient, split in zip(table, ids, patients, splits, strict=True):
+            report, image = _text(row.get(columns["report_column"])), _text(row.get(columns["image_column"]))
+            labels, rejection = (None,) * len(FINDINGS), ""
+            try:
+                labels = _labels(row)
+            except ValueError as error:
+                rejection = str(error)
+            if not report:
+                rejection = "the text is empty"
+            elif not image:
+                rejection = "the path of the image is empty"
+            elif own in seen:
+                rejection = f"the identifier {own} occurs twice"
+            seen.add(own)
+            view = _text(row.get(columns["view_column"])) if columns["view_column"] else ""
+            yield Row(own, patient, split, str(root / image), report, view, labels, rejection)
+
+    def _splits(self, table: list[dict[str, Any]], patients: list[str]) -> list[Split]:
+        column = self.hparams["split_column"]
+        if column is None:
+            assigned = assign_splits(patients, (self.hparams["val_fraction"], self.hparams["test_fraction"]), self.seed)
+            return [assigned[patient] for patient in patients]
+        splits: list[Split] = []
+        for number, row in enumerate(table, start=1):
+            given = _text(row[column]).lower()
+            if given not in _SPLIT_NAMES:
+                raise ValueError(f"{self._table}, row {number}: {column} must be train, val or test, not {given!r}")
+            splits.append(_SPLIT_NAMES[given])
+        self._warn_of_leak(patients, splits)
+        return splits
+
+    def _warn_of_leak(self, patients: list[str], splits: list[Split]) -> None:
+        of: dict[str, set[Split]] = {}
+        for patient, split in zip(patients, splits, strict=True):
+            of.setdefault(patient, set()).add(split)
+        shared = [patient for patient, theirs in of.items() if len(theirs) > 1]
+        if shared:
+            rank_zero_warn(f"{len(shared):,} patients (such as {shared[0]}) are in more than one split: results will be too good")
+
+    def examples(self, split: Split) -> CorpusExamples:
+        """The pairs of one split, from the corpus folder."""
+        return CorpusExamples(self.corpus, split, self.image_size)

@@ -1,0 +1,255 @@
+"""From a report to text tokens: WordPiece tokenizer, report embedding, masking (MedViLL, Sec. III-B.2)."""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+from torch import Tensor, nn
+
+from medvill_pl.weights import fetch
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_WORDS = 253
+"""Word pieces of a report that the paper keeps (Sec. IV-B)."""
+
+
+class ReportTokenizer:
+    """BERT's uncased WordPiece tokenizer, without the special tokens, which the backbone adds.
+
+    Attributes:
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+        ordinary_ids: every id that may stand for a word: no special and no unused token, int64.
+
+    Example:
+        >>> tokenizer = ReportTokenizer.load("synthetic")
+        >>> tokenizer.decode(tokenizer.encode(["No pleural effusion."])[0])
+        'no pleural effusion.'
+    """
+
+    def __init__(self, tokenizer: Tokenizer, source: str = "a tokenizer") -> None:
+        ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        if None in ids:
+            raise ValueError(f"{source} has no {SPECIAL_TOKENS[ids.index(None)]}: a BERT WordPiece vocabulary is needed")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # a report that says "[SEP]" means those letters
+        self._tokenizer = tokenizer
+        vocab = tokenizer.get_vocab()
+        self.vocab_size = max(vocab.values()) + 1
+        ordinary = sorted(i for t, i in vocab.items() if t not in SPECIAL_TOKENS and not t.startswith("[unused"))
+        self.ordinary_ids = np.array(ordinary, dtype=np.int64)
+
+    @classmethod
+    def load(cls, source: str) -> "ReportTokenizer":
+        """Load a tokenizer.
+
+        Args:
+            source: ``"synthetic"`` (the words of the embedded corpus), a ``vocab.txt`` (one token a
+                line), a ``tokenizer.json``, a folder with either, a name on the Hugging Face hub,
+                or the text that :meth:`to_json` gave.
+
+        Raises:
+            FileNotFoundError: if there is no such file, or the hub is out of reach.
+            ValueError: if the file is no BERT WordPiece vocabulary.
+        """
+        if source.startswith("{"):
+            return cls(Tokenizer.from_str(source), "the embedded tokenizer")
+        if source == "synthetic":
+            words = resources.files("medvill_pl").joinpath("synthetic", "vocab.txt").read_text(encoding="utf-8")
+            return cls.from_vocab(words.split("\n")[:-1])
+        path = fetch(source, ("tokenizer.json", "vocab.txt"), "tokenizer")
+        try:
+            if path.suffix == ".json":
+                return cls(Tokenizer.from_file(str(path)), str(path))
+            return cls.from_vocab(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), str(path))
+        except ValueError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception for a broken file
+            raise ValueError(f"tokenizer: {path} cannot be read: {error}") from error
+
+    @classmethod
+    def from_vocab(cls, tokens: Sequence[str], source: str = "the vocabulary") -> "ReportTokenizer":
+        """Make a tokenizer from a list of tokens; a token's id is its place in the list."""
+        vocab = {token.rstrip("\r"): index for index, token in enumerate(tokens)}
+        missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+        if missing:
+            raise ValueError(f"{source} has no {missing[0]}: a BERT WordPiece vocabulary is needed, one token a line")
+        return cls(BertWordPieceTokenizer(vocab)._tokenizer, source)
+
+    @classmethod
+    def train(cls, reports: Iterable[str], vocab_size: int = 30522, min_frequency: int = 2) -> "ReportTokenizer":
+        """Learn a WordPiece vocabulary from reports.
+
+        Raises:
+            ValueError: if there is no text to learn from.
+        """
+        trainer = BertWordPieceTokenizer()
+        trainer.train_from_iterator(
+            reports, vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        )
+        by_id = sorted(trainer.get_vocab().items(), key=lambda item: item[1])
+        if len(by_id) <= len(SPECIAL_TOKENS):
+            raise ValueError("there is no text to learn a vocabulary from")
+        return cls.from_vocab([token for token, _ in by_id])
+
+    def encode(self, reports: Sequence[str]) -> list[list[int]]:
+        """Turn reports into ids of word pieces, without CLS and SEP."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(reports), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text; special tokens are left out."""
+        return self._tokenizer.decode(list(ids))
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Turn each id into its word piece, as the vocabulary writes it."""
+        return [self._tokenizer.id_to_token(int(i)) or self._tokenizer.id_to_token(self.unk_id) for i in ids]
+
+    def to_json(self) -> str:
+        """Everything that :meth:`load` needs to make an equal tokenizer."""
+        return self._tokenizer.to_str()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``vocab.txt``, as ``transformers`` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        config = '{"tokenizer_class": "BertTokenizerFast", "do_lower_case": true, "model_max_length": 512}\n'
+        (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
+        by_id = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in by_id), encoding="utf-8")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReportTokenizer) and self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class MaskedTokens(NamedTuple):
+    """A batch whose words are partly hidden.
+
+    Attributes:
+        input_ids: ids with the chosen words replaced, int64, shape ``(B, T)``.
+        positions: chosen places to predict, as indices into the flattened ``(B * T)`` batch, int64, shape ``(M,)``.
+        targets: the words that stood there, int64, shape ``(M,)``.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    text_mask: Tensor,
+    seeds: Tensor,
+    tokenizer: ReportTokenizer,
+    predicted_rows: Tensor,
+    probability: float = 0.15,
+) -> MaskedTokens:
+    """Hide words for masked language modelling (MedViLL, Sec. III-B.4; BERT's 80/10/10 rule).
+
+    Of each report, ``probability`` of the word pieces are chosen, at least one; special tokens and
+    padding never are. A chosen word becomes MASK (80 %), a random ordinary token (10 %) or stays
+    (10 %). All rows are masked, so that hidden words do not tell matching from non-matching pairs.
+
+    Args:
+        input_ids: words and SEP_L of each report, int64, shape ``(B, T)``, on the CPU.
+        text_mask: True at real tokens, bool, shape ``(B, T)``.
+        seeds: seed of each row, int64, shape ``(B,)``; a row's draw depends on nothing else.
+        tokenizer: knows the special and the ordinary tokens.
+        predicted_rows: True where the hidden words are to be predicted, bool, shape ``(B,)``.
+        probability: share of word pieces to choose, 0 to 1.
+    """
+    ids: NDArray[np.int64] = input_ids.numpy()
+    special = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+    is_word = text_mask.numpy() & ~np.isin(ids, special)
+    chosen = np.zeros_like(is_word)
+    masked = ids.copy()
+    for row, seed in enumerate(seeds.tolist()):
+        words = np.flatnonzero(is_word[row])
+        if len(words) == 0:
+            continue
+        rng = np.random.default_rng(seed)
+        draw = rng.random((2, len(words)))
+        is_chosen = draw[0] < probability
+        if not is_chosen.any():
+            is_chosen[draw[0].argmin()] = True
+        places, fate = words[is_chosen], draw[1][is_chosen]
+        chosen[row, places] = True
+        masked[row, places[fate < 0.8]] = tokenizer.mask_id
+        at_random = places[(fate >= 0.8) & (fate < 0.9)]
+        masked[row, at_random] = rng.choice(tokenizer.ordinary_ids, size=len(at_random))
+    positions = np.flatnonzero(chosen & predicted_rows.numpy()[:, None])
+    return MaskedTokens(
+        torch.from_numpy(masked), torch.from_numpy(positions), torch.from_numpy(ids.reshape(-1)[positions])
+    )
+
+
+class ReportEmbedding(nn.Module):
+    """Word, position and semantic embedding of the text (MedViLL, Eq. 4).
+
+    Args:
+        vocab_size: tokens of the vocabulary.
+        max_tokens: longest text, in tokens with SEP_L.
+        hidden_size: width d.
+    """
+
+    def __init__(self, vocab_size: int, max_tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.word = nn.Embedding(vocab_size, hidden_size)
+        self.position = nn.Parameter(torch.empty(max_tokens, hidden_size))
+        self.semantic = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Embed tokens; positions count from 0 at the first word.
+
+        Args:
+            input_ids: int64, shape ``(B, T)``.
+
+        Returns:
+            Text tokens, shape ``(B, T, d)``.
+
+        Raises:
+            ValueError: if the text is longer than the table of positions.
+        """
+        length = input_ids.shape[1]
+        if length > len(self.position):
+            raise ValueError(f"a text of {length} tokens (with SEP) is longer than the {len(self.position)} of this model")
+        embedded: Tensor = self.word(input_ids) + self.position[:length] + self.semantic
+        return embedded
+
+
+class LanguageModellingHead(nn.Module):
+    """BERT's head for masked words; its output matrix is the word embedding.
+
+    Args:
+        hidden_size: width d.
+        vocab_size: tokens of the vocabulary.
+        layer_norm_eps: epsilon of the head's LayerNorm.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, word_embedding: Tensor) -> Tensor:
+        """Score every word at the given places.
+
+        Args:
+            hidden: contextual embeddings of the places to predict, shape ``(M, d)``.
+            word_embedding: the embedding matrix, shape ``(V, d)``.
+
+        Returns:
+            Vocabulary logits, shape ``(M, V)``.
+        """
+        hidden = self.norm(nn.functional.gelu(self.dense(hidden)))
+        return nn.functional.linear(hidden, word_embedding, self.bias)

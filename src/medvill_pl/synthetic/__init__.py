@@ -1,0 +1,1 @@
+"""The embedded corpus: phantom films that show what their reports say."""

@@ -1,0 +1,113 @@
+"""The data module of the embedded corpus."""
+
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvill_pl.batch import Split
+from medvill_pl.data.batches import Negatives
+from medvill_pl.data.module import BaseDataModule
+from medvill_pl.language import MAX_WORDS
+from medvill_pl.synthetic.film import render
+from medvill_pl.synthetic.grammar import write_report
+from medvill_pl.synthetic.study import VERSION, Study, studies
+
+
+class SyntheticExamples:
+    """The first pairs of a split of the embedded corpus; a film is rendered when it is first asked for.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        num_pairs: how many pairs.
+        image_size: side of the films in pixels. All films are kept, one byte a pixel, in memory
+            that worker processes share.
+        seed: another seed gives another corpus of the same kind.
+
+    Attributes:
+        studies: what each film shows.
+    """
+
+    def __init__(self, split: Split, num_pairs: int, image_size: int, seed: int = 0) -> None:
+        self.studies: list[Study] = list(islice(studies(split, seed), num_pairs))
+        written = [write_report(study) for study in self.studies]
+        self.ids = [study.id for study in self.studies]
+        self.reports = [report.text for report in written]
+        self.labels: NDArray[np.float32] = np.stack([report.labels for report in written])
+        self.log_probability: NDArray[np.float64] = np.array([report.log_probability for report in written])
+        self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8).share_memory_()
+        self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool).share_memory_()
+
+    def image(self, index: int) -> Tensor:
+        """The film of one pair, uint8, shape ``(1, image_size, image_size)``."""
+        if not self._is_rendered[index]:
+            film = render(self.studies[index], self._films.shape[-1])
+            self._films[index, 0] = torch.from_numpy(film)
+            self._is_rendered[index] = True
+        return self._films[index]
+
+
+class SyntheticDataModule(BaseDataModule):
+    """The embedded corpus: phantom films and reports, the same on every machine.
+
+    It needs no files and no network. Splits share no patient.
+
+    Args:
+        num_train: pairs of the training split.
+        num_val: pairs of the validation split.
+        num_test: pairs of the test split.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; ``synthetic`` knows just the corpus' words.
+        image_size: side of the films in pixels, 32 or more.
+        batch_size: pairs of a batch, for each process.
+        negatives: how the non-matching half of the pairs is drawn.
+        max_words: longer reports are cut to so many word pieces.
+        num_workers: processes that prepare batches.
+        seed: seed of order, pairing and masking.
+        corpus_seed: another value gives another corpus of the same kind.
+
+    Example:
+        >>> data = SyntheticDataModule(num_train=8, num_val=4, batch_size=4, image_size=64, num_workers=0)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["labels"].shape
+        (torch.Size([4, 1, 64, 64]), torch.Size([4, 14]))
+    """
+
+    def __init__(
+        self,
+        num_train: int = 4000,
+        num_val: int = 400,
+        num_test: int = 400,
+        tokenizer: str = "synthetic",
+        image_size: int = 128,
+        batch_size: int = 32,
+        negatives: Negatives = "none",
+        max_words: int = MAX_WORDS,
+        num_workers: int = 0,
+        seed: int = 0,
+        corpus_seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, num_workers, seed)
+        self.num_pairs: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
+        for split, number in self.num_pairs.items():
+            if number < 1:
+                raise ValueError(f"num_{split} must be positive, not {number}")
+        if image_size < 32:
+            raise ValueError(f"image_size must be 32 or more, not {image_size}")
+        self.corpus_seed = corpus_seed
+
+    @property
+    def name(self) -> str:
+        """Name and version of the corpus."""
+        return f"synthetic v{VERSION}"
+
+    @property
+    def is_credentialed(self) -> bool:
+        """Never: nobody is shown."""
+        return False
+
+    def examples(self, split: Split) -> SyntheticExamples:
+        """The pairs of one split."""
+        return SyntheticExamples(split, self.num_pairs[split], self.image_size, self.corpus_seed)

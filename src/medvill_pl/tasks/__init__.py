@@ -1,0 +1,1 @@
+"""Lightning modules that put a backbone to work: one problem a file."""

@@ -1,0 +1,247 @@
+"""What all tasks share: stages, metrics, optimiser, checkpoints. It builds no heads and knows no dataset."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
+from medvill_pl.batch import Batch, derive_seed
+from medvill_pl.language import ReportTokenizer
+
+
+class StepOutput(NamedTuple):
+    """What one step computed.
+
+    Attributes:
+        loss: the loss to descend, scalar.
+        scored: for each group of metrics, predictions and targets.
+        losses: further losses to log at every training step, scalars by name.
+    """
+
+    loss: Tensor
+    scored: Mapping[str, tuple[Tensor, Tensor]]
+    losses: Mapping[str, Tensor] = {}
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; the weights are those before the step."""
+
+
+@runtime_checkable
+class _Corpus(Protocol):
+    """What a task wants to know of a data module."""
+
+    name: str
+    is_credentialed: bool
+    image_size: int
+    tokenizer: ReportTokenizer
+
+
+class BaseTask(LightningModule, ABC):
+    """A problem on top of a backbone.
+
+    A subclass builds its heads, gives :meth:`metrics` and writes :meth:`_step`, which training,
+    validation and test share. Log names are ``{stage}/{metric}``.
+
+    Args:
+        backbone: arguments of :class:`MedViLL`.
+        backbone_ckpt: start from this backbone instead: a task's checkpoint, a folder that
+            ``save_pretrained`` wrote, or a hub name.
+        lr: learning rate of AdamW.
+        weight_decay: of all weights but biases and norms.
+        warmup_steps: optimizer steps over which the rate rises linearly; constant after that.
+        compile: run the backbone through ``torch.compile``.
+        seed: seed of dropout, sampling and draws.
+
+    Raises:
+        ValueError: if both ``backbone`` and ``backbone_ckpt`` are given, or weights do not fit.
+    """
+
+    monitor, mode = "val/loss", "min"
+
+    def __init__(
+        self,
+        backbone: BackboneConfig | None,
+        backbone_ckpt: str | None,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        compile: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if backbone_ckpt is not None and backbone is not None:
+            raise ValueError("give either backbone or backbone_ckpt: a checkpoint brings its own configuration")
+        self.backbone = MedViLL(**(backbone or {})) if backbone_ckpt is None else load_backbone(backbone_ckpt)
+        self.lr, self.weight_decay, self.warmup_steps, self.compile_backbone = lr, weight_decay, warmup_steps, compile
+        self.seed = seed
+
+    @classmethod
+    def from_backbone(cls, backbone: MedViLL, **hyperparameters: Any) -> Self:
+        """Make a task around a backbone object, which it shares.
+
+        Args:
+            backbone: the backbone.
+            hyperparameters: the other arguments of the task.
+        """
+        task = cls(backbone=backbone.config(), **hyperparameters)
+        task.backbone = backbone
+        return task
+
+    @abstractmethod
+    def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
+        """Fresh metrics of one stage, by the name of the group that :meth:`_step` scores."""
+
+    @abstractmethod
+    def _step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
+
+    # -- stages ----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Build the metrics and check that data and backbone speak of the same tokens and images."""
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            nn.ModuleDict({group: m.clone(prefix=f"{name}/") for group, m in self.metrics(name).items()})
+            for name in ("train", "val", "test")
+        )
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, _Corpus):
+            self._check_fit(data)
+            if stage == "fit":
+                self._record_corpus(data)
+        if self.compile_backbone:
+            self.backbone.compile(dynamic=True)
+
+    def _check_fit(self, data: _Corpus) -> None:
+        if data.tokenizer != self.backbone.tokenizer:
+            raise ValueError(
+                f"the data's tokenizer has {data.tokenizer.vocab_size:,} tokens, the backbone's other "
+                f"{self.backbone.tokenizer.vocab_size:,}: give both the same tokenizer"
+            )
+        size = self.backbone.hparams["image_size"]
+        if data.image_size != size:
+            raise ValueError(f"the data's image_size is {data.image_size}, the backbone's {size}: give both the same")
+
+    def _record_corpus(self, data: _Corpus) -> None:
+        """Note in the backbone what it is trained on, for its model card."""
+        pairs = len(data.datasets["train"]) if hasattr(data, "datasets") else 0
+        corpus = TrainingCorpus(name=data.name, pairs=pairs, credentialed=data.is_credentialed)
+        if corpus not in self.backbone.trained_on:
+            self.backbone.trained_on.append(corpus)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout and sampling from the step alone, so that a resumed run draws what it would have."""
+        torch.manual_seed(derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def _run(self, batch: Batch, stage: str) -> Tensor:
+        output = self._step(batch)
+        if not torch.isfinite(output.loss):
+            raise NonFiniteLossError(
+                f"the {stage} loss is {output.loss.item()} at epoch {self.current_epoch}, step {self.global_step}; "
+                f"the batch is {', '.join(batch['id'])}"
+            )
+        size = len(batch["id"])
+        self.log(f"{stage}/loss", output.loss, prog_bar=True, on_step=stage == "train", on_epoch=stage != "train", batch_size=size)
+        for name, loss in output.losses.items() if stage == "train" else ():
+            self.log(f"train/{name}", loss, batch_size=size)
+        for group, (preds, target) in output.scored.items():
+            metrics = getattr(self, f"{stage}_metrics")[group]
+            metrics.update(preds.detach(), target)
+            self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
+        return output.loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss to descend."""
+        return self._run(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch of the validation split."""
+        self._run(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch of the test split."""
+        self._run(batch, "test")
+
+    # -- optimiser -------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with a constant rate, after an optional linear warm-up."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        # The fused kernel cannot be told to unscale gradients first, which clipping in float16 needs.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
+        warmup = max(1, self.warmup_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint stand alone: its backbone is named by value, with the tokenizer and without files."""
+        checkpoint["hyper_parameters"] |= {"backbone": dict(self.backbone.config()), "backbone_ckpt": None}
+        checkpoint["trained_on"] = list(self.backbone.trained_on)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the backbone was trained on; refuse the checkpoint of another configuration.
+
+        Raises:
+            ValueError: if the checkpoint's backbone has other arguments.
+        """
+        theirs, ours = checkpoint.get("hyper_parameters", {}).get("backbone"), self.backbone.config()
+        if theirs is None or "trained_on" not in checkpoint:
+            raise ValueError("the checkpoint was not written by a medvill_pl task")
+        names = [name for name in _ARCHITECTURE if theirs.get(name) != ours.get(name)]
+        if names:
+            shown = [f"{n} is {theirs.get(n)} there and {ours.get(n)} here" for n in names if n != "tokenizer"]
+            shown += ["the tokenizer is another"] if "tokenizer" in names else []
+            raise ValueError(f"the checkpoint is of another configuration: {'; '.join(shown)}")
+        self.backbone.trained_on = list(checkpoint["trained_on"])
+
+
+_ARCHITECTURE = (
+    "vision",
+    "image_size",
+    "tokenizer",
+    "max_words",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "intermediate_size",
+)
+"""The arguments of a backbone that its weights depend on."""
+
+
+def load_backbone(source: str) -> MedViLL:
+    """Load a pre-trained backbone.
+
+    Args:
+        source: a task's checkpoint (``.ckpt``), a folder that ``save_pretrained`` wrote, or a hub name.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is no task's checkpoint.
+    """
+    if not source.endswith(".ckpt"):
+        return MedViLL.from_pretrained(source)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"backbone_ckpt: no such file: {source}")
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    config = checkpoint.get("hyper_parameters", {}).get("backbone")
+    if config is None or "trained_on" not in checkpoint:
+        raise ValueError(f"backbone_ckpt: {source} was not written by a medvill_pl task")
+    backbone = MedViLL(**config)
+    prefix = "backbone."
+    backbone.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
+    backbone.trained_on = list(checkpoint["trained_on"])
+    return backbone

@@ -1,0 +1,254 @@
+"""Pre-training: masked language modelling and image-report matching (MedViLL, Sec. III-B.4)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import BinaryAccuracy
+
+from medvill_pl.backbone import BackboneConfig, BackboneOutput
+from medvill_pl.batch import Batch
+from medvill_pl.language import mask_tokens
+from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
+from medvill_pl.tasks.base import BaseTask, StepOutput
+
+MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
+
+
+class TokenLoss(MeanMetric):
+    """Mean cross-entropy of predicted tokens, in nats."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        """Add tokens: logits of shape ``(M, V)`` and ids of shape ``(M,)``."""
+        if len(target):
+            super().update(nn.functional.cross_entropy(preds.float(), target, reduction="none"))
+
+
+class TokenPerplexity(TokenLoss):
+    """Exponential of the mean cross-entropy of predicted tokens."""
+
+    def compute(self) -> Tensor:
+        """Perplexity so far."""
+        return super().compute().exp()
+
+
+class TokenAccuracy(MeanMetric):
+    """Share of tokens whose highest logit is right."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        """Add tokens: logits of shape ``(M, V)`` and ids of shape ``(M,)``."""
+        if len(target):
+            super().update((preds.argmax(dim=1) == target).float())
+
+
+class MatchingLoss(MeanMetric):
+    """Mean binary cross-entropy of matching probabilities, in nats."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        """Add pairs: probabilities and 0 or 1, both of shape ``(B,)``."""
+        super().update(nn.functional.binary_cross_entropy(preds.float(), target.float(), reduction="none"))
+
+
+class MaskedReport(NamedTuple):
+    """A report with hidden words and what the model puts in their place.
+
+    Attributes:
+        id: identifier of the pair.
+        tokens: word pieces of the report, with SEP.
+        hidden: places of the hidden words.
+        predictions: for each hidden place, the word pieces thought likeliest, best first.
+        probabilities: their probabilities.
+        match_probability: how likely image and report belong together.
+    """
+
+    id: str
+    tokens: list[str]
+    hidden: list[int]
+    predictions: list[list[str]]
+    probabilities: list[list[float]]
+    match_probability: float
+
+
+class PretrainingTask(BaseTask):
+    """Pre-trains a backbone by MLM and IRM under a mask strategy.
+
+    The batches need non-matching pairs: give the data module ``negatives="labels"``. Words are
+    hidden in all reports, but predicted in matching pairs only (Eq. 5). The loss is their sum.
+
+    Under ``seq2seq``, CLS cannot see the report, so IRM cannot be learnt and stays at ln 2.
+
+    Args:
+        backbone: arguments of :class:`MedViLL`.
+        backbone_ckpt: start from this backbone instead.
+        mask_strategy: who attends to whom.
+        num_visual_samples: visual tokens drawn from each image in training steps; None takes all.
+        mlm_probability: share of word pieces to hide.
+        mlm_on_non_matching: predict hidden words of non-matching pairs too, as the released code does.
+        lr: learning rate of AdamW.
+        weight_decay: of all weights but biases and norms.
+        warmup_steps: optimizer steps over which the rate rises linearly.
+        compile: run the backbone through ``torch.compile``.
+        seed: seed of dropout, sampling and draws.
+
+    Example:
+        >>> small = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...          "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> task = PretrainingTask(backbone=small, mask_strategy="bar", lr=1e-3)
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig | None = None,
+        backbone_ckpt: str | None = None,
+        mask_strategy: MaskName = "bar",
+        num_visual_samples: int | None = 180,
+        mlm_probability: float = 0.15,
+        mlm_on_non_matching: bool = False,
+        lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 0,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._strategy = MaskStrategy(mask_strategy)
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        backbone = BackboneConfig(**self.backbone.hparams)
+        mask_strategy = self._strategy.value
+        self.save_hyperparameters()
+        if not 0 < mlm_probability < 1:
+            raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
+        self.irm_head = nn.Linear(self.backbone.hparams["hidden_size"], 1)
+        nn.init.normal_(self.irm_head.weight, std=0.02)
+        nn.init.zeros_(self.irm_head.bias)
+        self.num_visual_samples = num_visual_samples
+        self.mlm_probability = mlm_probability
+        self.mlm_on_non_matching = mlm_on_non_matching
+        # What a strategy leaves out would have no gradient, which DDP takes for a mistake.
+        self.backbone.text_cls_place.requires_grad_(self._strategy is MaskStrategy.NON_CROSSING)
+
+    def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
+        """MLM loss, accuracy and perplexity, IRM loss and accuracy; for bi_seq2seq under both strategies."""
+        runs = ("seq2seq", "bidirectional") if self._runs_both(stage) else ("",)
+        groups: dict[str, MetricCollection] = {}
+        for run in runs:
+            postfix = f"_{run}" if run else None
+            mlm = {"mlm_loss": TokenLoss(), "mlm_accuracy": TokenAccuracy(), "mlm_perplexity": TokenPerplexity()}
+            irm = {"irm_loss": MatchingLoss(), "irm_accuracy": BinaryAccuracy()}
+            groups[f"mlm{run}"] = MetricCollection(dict(mlm), postfix=postfix, compute_groups=False)
+            groups[f"irm{run}"] = MetricCollection(dict(irm), postfix=postfix, compute_groups=False)
+        return groups
+
+    def _runs_both(self, stage: str) -> bool:
+        return self._strategy is MaskStrategy.BI_SEQ2SEQ and stage != "train"
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Hide words, on the CPU, so that the device never waits to learn how many."""
+        return self.hide_words(batch)
+
+    def hide_words(self, batch: Batch) -> Batch:
+        """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
+        predicted = torch.ones_like(batch["matched"]) if self.mlm_on_non_matching else batch["matched"]
+        masked = mask_tokens(
+            batch["input_ids"], batch["text_mask"], batch["seed"], self.backbone.tokenizer, predicted, self.mlm_probability
+        )
+        hidden = {"mlm_input_ids": masked.input_ids, "mlm_positions": masked.positions, "mlm_targets": masked.targets}
+        return Batch(**batch, **hidden)  # type: ignore[typeddict-item]
+
+    def on_train_start(self) -> None:
+        """Refuse data without non-matching pairs before the first step.
+
+        Raises:
+            ValueError: if the data module pairs every image with its own report only.
+        """
+        if getattr(getattr(self.trainer, "datamodule", None), "negatives", "") == "none":
+            raise ValueError("image-report matching needs non-matching pairs: set the data module's negatives to 'labels'")
+
+    def forward(self, batch: Batch, strategy: MaskStrategy) -> BackboneOutput:
+        """Embed pairs with hidden words under a strategy."""
+        num_sampled = self.num_visual_samples if self.training else None
+        visual_tokens = self.backbone.encode_image(batch["image"], num_sampled)
+        output: BackboneOutput = self.backbone(
+            visual_tokens=visual_tokens,
+            input_ids=batch["mlm_input_ids"],
+            text_mask=batch["text_mask"],
+            mask_strategy=strategy,
+        )
+        return output
+
+    def _score(self, batch: Batch, output: BackboneOutput) -> tuple[Tensor, Tensor]:
+        """Vocabulary logits of the places to predict, shape ``(M, V)``, and matching logits, shape ``(B,)``."""
+        places = output.text.flatten(0, 1)[batch["mlm_positions"]]
+        return self.backbone.mlm_logits(places), self.irm_head(output.pooled).squeeze(1)
+
+    def _losses(self, batch: Batch, mlm_logits: Tensor, irm_logits: Tensor) -> tuple[Tensor, Tensor]:
+        # The sum keeps the graph whole where a batch has nothing to predict.
+        mlm_sum = nn.functional.cross_entropy(mlm_logits.float(), batch["mlm_targets"], reduction="sum")
+        mlm = mlm_sum / max(1, len(batch["mlm_targets"]))
+        irm = nn.functional.binary_cross_entropy_with_logits(irm_logits.float(), batch["matched"].float())
+        return mlm, irm
+
+    def _step(self, batch: Batch) -> StepOutput:
+        if self._strategy is MaskStrategy.BI_SEQ2SEQ and not self.training:
+            return self._evaluate_both(batch)
+        strategy = self._strategy.draw(self.global_step, self.seed)
+        mlm_logits, irm_logits = self._score(batch, self(batch, strategy))
+        mlm, irm = self._losses(batch, mlm_logits, irm_logits)
+        scored = {"mlm": (mlm_logits, batch["mlm_targets"]), "irm": (irm_logits.float().sigmoid(), batch["matched"])}
+        return StepOutput(mlm + irm, scored, {"mlm_loss_step": mlm, "irm_loss_step": irm})
+
+    def _evaluate_both(self, batch: Batch) -> StepOutput:
+        """Score bi_seq2seq under seq2seq and bidirectional; the loss weighs them as training does."""
+        total, scored = torch.zeros((), device=self.device), {}
+        for strategy, weight in (("seq2seq", SEQ2SEQ_PROBABILITY), ("bidirectional", 1 - SEQ2SEQ_PROBABILITY)):
+            mlm_logits, irm_logits = self._score(batch, self(batch, MaskStrategy(strategy)))
+            mlm, irm = self._losses(batch, mlm_logits, irm_logits)
+            total = total + weight * (mlm + irm)
+            scored[f"mlm{strategy}"] = (mlm_logits, batch["mlm_targets"])
+            scored[f"irm{strategy}"] = (irm_logits.float().sigmoid(), batch["matched"])
+        return StepOutput(total, scored)
+
+    def _evaluation_strategy(self) -> MaskStrategy:
+        return MaskStrategy.SEQ2SEQ if self._strategy is MaskStrategy.BI_SEQ2SEQ else self._strategy
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Tell how likely each image and report belong together: rows with ``id`` and ``match_probability``."""
+        probabilities = self._score(batch, self(batch, self._evaluation_strategy()))[1].sigmoid()
+        return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
+
+    @torch.no_grad()
+    def fill_masks(self, batch: Batch, num_candidates: int = 5) -> list[MaskedReport]:
+        """Show, for tables and pages, which words were hidden and what the model makes of them.
+
+        Args:
+            batch: pairs with hidden words, on the device of the task.
+            num_candidates: likeliest word pieces to give for each hidden place.
+
+        Returns:
+            One entry a matching pair.
+        """
+        was_training = self.training
+        self.eval()
+        mlm_logits, irm_logits = self._score(batch, self(batch, self._evaluation_strategy()))
+        self.train(was_training)
+        best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
+        rows, places = (batch["mlm_positions"] // batch["input_ids"].shape[1]), batch["mlm_positions"] % batch["input_ids"].shape[1]
+        tokens = self.backbone.tokenizer.tokens
+        reports = []
+        for row in range(len(batch["id"])):
+            if not batch["matched"][row]:
+                continue
+            of_row = (rows == row).nonzero()[:, 0]
+            reports.append(
+                MaskedReport(
+                    batch["id"][row],
+                    tokens(batch["input_ids"][row][batch["text_mask"][row]].tolist()),
+                    places[of_row].tolist(),
+                    [tokens(ids) for ids in best.indices[of_row].tolist()],
+                    best.values[of_row].tolist(),
+                    irm_logits[row].sigmoid().item(),
+                )
+            )
+        return reports

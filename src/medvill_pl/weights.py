@@ -1,0 +1,123 @@
+"""Where pre-trained weights come from: a name, a local path or the hub, each failure one clear line."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import Tensor, nn
+
+
+def looks_like_path(source: str) -> bool:
+    """Tell a path from a name: it exists, or has a file's ending, or more parts than ``owner/name``."""
+    return Path(source).exists() or Path(source).suffix != "" or source.count("/") > 1 or source.startswith((".", "/"))
+
+
+def fetch(source: str, filenames: tuple[str, ...], what: str) -> Path:
+    """Find a file by path, in a folder, or in a repository of the Hugging Face hub.
+
+    Args:
+        source: a file, a folder that holds one of ``filenames``, or a hub name.
+        filenames: the names to look for, the most wanted first.
+        what: what the file is, for messages, such as ``"tokenizer"``.
+
+    Returns:
+        The path of the local (or downloaded) file.
+
+    Raises:
+        FileNotFoundError: if nothing is there, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for filename in filenames:
+            if (path / filename).is_file():
+                return path / filename
+        raise FileNotFoundError(f"{what}: the folder {source} holds no {' or '.join(filenames)}")
+    if looks_like_path(source):
+        raise FileNotFoundError(f"{what}: no such file or folder: {source}")
+    for filename in filenames:
+        try:
+            return Path(hf_hub_download(source, filename))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+            continue
+    raise FileNotFoundError(
+        f"{what}: {source!r} is no local path and could not be fetched from the Hugging Face hub (no such name, or the "
+        f"hub is out of reach): download {filenames[0]} where there is a network and give its path instead"
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a ``.safetensors`` file or one that ``torch.save`` wrote.
+
+    Raises:
+        ValueError: if the file holds no state dict, or is broken.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for broken bytes
+        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} holds no state dict of tensors")
+    return loaded
+
+
+def torchvision_state_dict(architecture: str, name: str) -> dict[str, Tensor]:
+    """Download (or take from torch's cache) the weights that torchvision publishes under a name.
+
+    Args:
+        architecture: such as ``"resnet50"``.
+        name: such as ``"IMAGENET1K_V2"`` or ``"DEFAULT"``.
+
+    Raises:
+        ValueError: if torchvision has no weights of that name for the architecture.
+        FileNotFoundError: if they cannot be downloaded.
+    """
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(architecture)
+    if name not in published.__members__:
+        names = ", ".join(published.__members__)
+        raise ValueError(f"vision_weights: {name!r} is no local path, and torchvision has {names} for {architecture}")
+    weights = published[name]
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"vision_weights: {name} of {architecture} could not be downloaded ({error}): fetch {weights.url} where "
+            f"there is a network and give its path, or set vision_weights to null"
+        ) from error
+    return state
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()) -> None:
+    """Load a state dict into a module, or say in one line how they differ.
+
+    Args:
+        module: takes the weights.
+        state: tensors by name; further names are an error unless they begin with one of ``optional``.
+        source: where the weights come from, for the message.
+        optional: beginnings of names that either side may lack.
+
+    Raises:
+        ValueError: if a tensor is missing, unexpected or of another shape.
+    """
+    wanted = module.state_dict()
+    state = {name: tensor for name, tensor in state.items() if name in wanted or not name.startswith(optional or "\0")}
+    problems = [
+        f"{name} is {tuple(state[name].shape)} there and {tuple(tensor.shape)} here"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems += [f"{name} is missing there" for name in wanted if name not in state and not name.startswith(optional)]
+    problems += [f"{name} is unknown here" for name in state if name not in wanted]
+    if problems:
+        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
+        raise ValueError(f"the weights in {source} do not fit {type(module).__name__}: {problems[0]}{more}")
+    module.load_state_dict(state, strict=False)
