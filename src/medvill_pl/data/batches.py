@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -17,9 +18,6 @@ from medvill_pl.language import ReportTokenizer
 
 Negatives = Literal["none", "labels", "text"]
 """How non-matching reports are drawn: not at all, by different positive labels, or by different text."""
-
-_BUCKET_BATCHES = 50
-
 
 class Examples(Protocol):
     """The image-report pairs of one split, wherever they come from."""
@@ -37,11 +35,17 @@ class Examples(Protocol):
 
 
 class BatchRequest(NamedTuple):
-    """What a sampler asks of a dataset: the pairs of one batch of one epoch."""
+    """What a sampler asks of a dataset: the pairs of one batch.
+
+    Attributes:
+        epoch: number of the epoch, which the pairs' own randomness depends on.
+        images: indices of the images.
+        reports: index of the report that goes with each image; its own where they match.
+    """
 
     epoch: int
-    number: int
-    indices: list[int]
+    images: list[int]
+    reports: list[int]
 
 
 class NonMatchingIndex:
@@ -61,13 +65,13 @@ class NonMatchingIndex:
         self._group = group
         self.num_keys = len(self._size)
 
-    def draw(self, index: int, rng: np.random.Generator) -> int:
-        """Draw a pair whose key differs from that of ``index``, each equally likely."""
-        group = self._group[index]
-        place = int(rng.integers(len(self._order) - self._size[group]))
-        if place >= self._start[group]:
-            place += self._size[group]
-        return int(self._order[place])
+    def draw(self, indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw a pair for each index whose key differs from that of the index, all such pairs being equally likely."""
+        group = self._group[indices]
+        place = rng.integers(len(self._order) - self._size[group])
+        place += np.where(place >= self._start[group], self._size[group], 0)
+        drawn: NDArray[np.int64] = self._order[place]
+        return drawn
 
 
 def _label_keys(labels: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -106,25 +110,22 @@ def index_negatives(examples: Examples, negatives: Negatives, split: Split) -> N
 class PairDataset(Dataset[Batch]):
     """Makes whole batches of image-report pairs.
 
-    Everything random about a pair follows from ``(seed, epoch, index)``, so it depends neither on
-    workers nor on processes, and a resumed run sees what an uninterrupted one would.
-
     Args:
         examples: the pairs of the split.
         tokenizer: turns reports into ids.
         max_words: longer reports are cut to so many word pieces.
-        negatives: how non-matching reports are drawn.
-        split: name of the split. In ``train``, exactly half of each batch matches (the odd one
-            out alternates); in the others a fixed half of the split does.
-        seed: seed of the run.
+        split: name of the split.
+        seed: seed of the run; a pair's own randomness follows from ``(seed, split, epoch, index)``
+            and so depends neither on workers nor on processes.
+
+    Attributes:
+        lengths: tokens of each report, with SEP_L, int64, shape ``(N,)``.
+        num_cut: reports that were longer than ``max_words``.
     """
 
-    def __init__(
-        self, examples: Examples, tokenizer: ReportTokenizer, max_words: int, negatives: Negatives, split: Split, seed: int
-    ) -> None:
-        self._examples, self._tokenizer = examples, tokenizer
-        self._split, self._seed = split, seed
-        self._negatives = index_negatives(examples, negatives, split)
+    def __init__(self, examples: Examples, tokenizer: ReportTokenizer, max_words: int, split: Split, seed: int) -> None:
+        self.examples = examples
+        self._pad_id, self._split, self._seed = tokenizer.pad_id, split, seed
         encoded = tokenizer.encode(examples.reports)
         self.num_cut = sum(len(ids) > max_words for ids in encoded)
         if self.num_cut:
@@ -135,100 +136,112 @@ class PairDataset(Dataset[Batch]):
         self.lengths = np.array([min(len(ids), max_words) + 1 for ids in encoded], dtype=np.int64)
         self._start = np.cumsum(self.lengths) - self.lengths
         self._tokens = np.array([i for ids in encoded for i in [*ids[:max_words], tokenizer.sep_id]], dtype=np.int64)
-        order = np.random.default_rng(derive_seed(seed, "matching", split)).permutation(len(encoded))
-        self._is_first_half = np.argsort(order) < (len(encoded) + 1) // 2
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, request: BatchRequest | int) -> Batch:
         if isinstance(request, int):  # Lightning's overfit_batches puts a sampler of its own in place
-            request = BatchRequest(0, request, [request])
-        seeds = [derive_seed(self._seed, self._split, request.epoch, index) for index in request.indices]
-        matched = self._draw_matched(request)
-        reports = [
-            index if is_matched or self._negatives is None else self._negatives.draw(index, np.random.default_rng(seed))
-            for index, is_matched, seed in zip(request.indices, matched, seeds, strict=True)
-        ]
+            request = BatchRequest(0, [request], [request])
+        epoch, images, reports = request
         input_ids = self._pad(reports)
         lengths = torch.from_numpy(self.lengths[reports])
         return Batch(
-            id=[self._examples.ids[index] for index in request.indices],
-            image=torch.stack([self._examples.image(index) for index in request.indices]),
+            id=[self.examples.ids[index] for index in images],
+            image=torch.stack([self.examples.image(index) for index in images]),
             input_ids=input_ids,
             text_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
-            labels=torch.from_numpy(self._examples.labels[request.indices]),
-            matched=torch.from_numpy(matched),
-            seed=torch.tensor(seeds),
+            labels=torch.from_numpy(self.examples.labels[images]),
+            matched=torch.tensor(images) == torch.tensor(reports),
+            seed=torch.tensor([derive_seed(self._seed, self._split, epoch, index) for index in images]),
         )
-
-    def _draw_matched(self, request: BatchRequest) -> NDArray[np.bool_]:
-        size = len(request.indices)
-        if self._negatives is None:
-            return np.ones(size, dtype=np.bool_)
-        if self._split != "train":
-            return self._is_first_half[request.indices]
-        matched = np.arange(size) < (size + request.number % 2) // 2
-        rng = np.random.default_rng(derive_seed(self._seed, "matched", request.epoch, request.number, request.indices[0]))
-        return rng.permutation(matched)
 
     def _pad(self, reports: list[int]) -> Tensor:
         """Put texts together, padded to the longest."""
-        input_ids = np.full((len(reports), int(self.lengths[reports].max())), self._tokenizer.pad_id, dtype=np.int64)
+        input_ids = np.full((len(reports), int(self.lengths[reports].max())), self._pad_id, dtype=np.int64)
         for row, report in enumerate(reports):
             start, length = self._start[report], self.lengths[report]
             input_ids[row, :length] = self._tokens[start : start + length]
         return torch.from_numpy(input_ids)
 
 
-def plan_training(lengths: NDArray[np.int64], batch_size: int, num_replicas: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Plan the batches of one training epoch over all processes together.
-
-    Pairs are shuffled, cut into buckets, sorted by length within a bucket and cut into batches,
-    whose order is shuffled again. A remainder smaller than a batch is left out of the epoch,
-    unless it is all there is.
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a split is cut into batches, over all processes together. Every plan is a pure function of its arguments.
 
     Args:
-        lengths: tokens of each text, int64, shape ``(N,)``.
+        lengths: tokens of each report, int64, shape ``(N,)``.
+        negatives: finds non-matching reports; None lets all pairs match.
         batch_size: pairs of one process.
         num_replicas: number of processes.
         seed: seed of the run.
-        epoch: number of the epoch.
-
-    Returns:
-        Indices of each batch, of all processes together.
+        bucket_batches: training pools so many batches and sorts the pool by length of text before
+            it cuts it, which saves padding. A batch of like texts shows BatchNorm like patients,
+            so large pools make it a worse estimate; 1 does not sort.
     """
-    rng = np.random.default_rng(derive_seed(seed, "order", epoch))
-    total = min(batch_size * num_replicas, len(lengths) // num_replicas * num_replicas)
-    order = rng.permutation(len(lengths))[: len(lengths) // total * total]
-    bucket = total * _BUCKET_BATCHES
-    batches: list[NDArray[np.int64]] = []
-    for start in range(0, len(order), bucket):
-        part = order[start : start + bucket]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += np.split(part, len(part) // total)
-    return [batches[place] for place in rng.permutation(len(batches))]
 
+    lengths: NDArray[np.int64]
+    negatives: NonMatchingIndex | None
+    batch_size: int
+    num_replicas: int
+    seed: int
+    bucket_batches: int = 1
 
-def plan_evaluation(lengths: NDArray[np.int64], batch_size: int, num_replicas: int) -> list[NDArray[np.int64]]:
-    """Plan the batches of an evaluation: every pair once, as many batches for every process.
+    def train(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Plan one training epoch: images and reports of each batch.
 
-    Texts are sorted by length; batches differ in size by one pair at most.
-    """
-    wanted = math.ceil(len(lengths) / (batch_size * num_replicas))
-    return np.array_split(np.argsort(lengths, kind="stable"), min(wanted, len(lengths) // num_replicas))
+        Pairs are shuffled anew. Exactly half of what each process gets of a batch matches; with
+        an odd number, the odd one out alternates. A remainder smaller than a batch is left out of
+        the epoch, unless it is all there is.
+        """
+        rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
+        replicas = self.num_replicas
+        size = min(self.batch_size, len(self.lengths) // replicas)
+        order = rng.permutation(len(self.lengths))[: len(self.lengths) // (size * replicas) * size * replicas]
+        images = order.reshape(-1, size * replicas)
+        reports = images.copy()
+        if self.negatives is not None:
+            # Columns are dealt out to processes in turn, so whole rounds of columns keep each process' halves equal.
+            first = (size + np.arange(len(images)) % 2) // 2 * replicas
+            is_matched = np.arange(size * replicas) < first[:, None]
+            reports[~is_matched] = self.negatives.draw(images[~is_matched], rng)
+        for start in range(0, len(images), max(1, self.bucket_batches)):
+            pool = slice(start, start + self.bucket_batches)
+            self._sort(images[pool], reports[pool])
+        batches = list(zip(images, reports, strict=True))
+        return [batches[place] for place in rng.permutation(len(batches))]
+
+    def _sort(self, images: NDArray[np.int64], reports: NDArray[np.int64]) -> None:
+        """Rearrange a pool of batches by length, matching and non-matching pairs each among themselves."""
+        is_matched = images == reports
+        for group in (is_matched, ~is_matched):
+            by_length = np.argsort(self.lengths[reports[group]], kind="stable")
+            images[group], reports[group] = images[group][by_length], reports[group][by_length]
+
+    def evaluate(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Plan an evaluation: every image once, as many batches for every process.
+
+        The order is by length; batches differ in size by one pair a process at most. A fixed half
+        of the split matches, whatever the number of processes.
+        """
+        reports = np.arange(len(self.lengths))
+        if self.negatives is not None:
+            rng = np.random.default_rng(derive_seed(self.seed, "evaluation"))
+            non_matching = rng.permutation(len(reports))[: len(reports) // 2]
+            reports[non_matching] = self.negatives.draw(non_matching, rng)
+        order = np.argsort(self.lengths[reports], kind="stable")
+        wanted = math.ceil(len(order) / (self.batch_size * self.num_replicas))
+        parts = np.array_split(order, min(wanted, len(order) // self.num_replicas))
+        return [(part, reports[part]) for part in parts]
 
 
 class PairSampler(DistributedSampler[BatchRequest]):
     """Yields this process's part of each batch, from any place of any epoch.
 
     Args:
-        lengths: tokens of each text, int64, shape ``(N,)``.
-        batch_size: pairs of one process.
-        num_replicas: number of processes.
+        plan: how the split is cut into batches.
         rank: number of this process.
-        is_training: shuffle anew every epoch, or yield every pair once in a fixed order.
-        seed: seed of the run.
+        is_training: follow the plan of training or of evaluation.
         position: gives the epoch and the batch to begin with when an iteration starts; without
             it, the epoch is the one last set and the batch is 0.
 
@@ -237,31 +250,21 @@ class PairSampler(DistributedSampler[BatchRequest]):
     """
 
     def __init__(
-        self,
-        lengths: NDArray[np.int64],
-        batch_size: int,
-        num_replicas: int,
-        rank: int,
-        is_training: bool,
-        seed: int,
-        position: Callable[[], tuple[int, int]] | None = None,
+        self, plan: BatchPlan, rank: int, is_training: bool, position: Callable[[], tuple[int, int]] | None = None
     ) -> None:
-        if len(lengths) < num_replicas:
-            raise ValueError(f"{len(lengths)} pairs are too few for {num_replicas} processes")
-        self._lengths, self._batch_size, self._is_training = lengths, batch_size, is_training
-        self._position = position
-        self.num_replicas, self.rank, self.seed, self.epoch = num_replicas, rank, seed, 0
+        if len(plan.lengths) < plan.num_replicas:
+            raise ValueError(f"{len(plan.lengths)} pairs are too few for {plan.num_replicas} processes")
+        self._plan, self._is_training, self._position = plan, is_training, position
+        self.num_replicas, self.rank, self.seed, self.epoch = plan.num_replicas, rank, plan.seed, 0
 
-    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        if self._is_training:
-            return plan_training(self._lengths, self._batch_size, self.num_replicas, self.seed, epoch)
-        return plan_evaluation(self._lengths, self._batch_size, self.num_replicas)
+    def _batches(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        return self._plan.train(epoch) if self._is_training else self._plan.evaluate()
 
     def __len__(self) -> int:
-        return len(self._plan(0))
+        return len(self._batches(0))
 
     def __iter__(self) -> Iterator[BatchRequest]:  # type: ignore[override]
-        epoch, start = self._position() if self._position else (self.epoch if self._is_training else 0, 0)
-        for number, batch in enumerate(self._plan(epoch)):
-            if number >= start:
-                yield BatchRequest(epoch, number, batch[self.rank :: self.num_replicas].tolist())
+        epoch, start = self._position() if self._position else (self.epoch, 0)
+        mine = slice(self.rank, None, self.num_replicas)
+        for images, reports in self._batches(epoch)[start:]:
+            yield BatchRequest(epoch if self._is_training else 0, images[mine].tolist(), reports[mine].tolist())

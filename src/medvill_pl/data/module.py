@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from medvill_pl.batch import Batch, Split
-from medvill_pl.data.batches import Examples, Negatives, PairDataset, PairSampler
+from medvill_pl.data.batches import BatchPlan, Examples, Negatives, PairDataset, PairSampler, NonMatchingIndex, index_negatives
 from medvill_pl.language import MAX_WORDS, ReportTokenizer
 
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
@@ -26,6 +26,8 @@ class BaseDataModule(LightningDataModule, ABC):
         negatives: how the non-matching half of the pairs is drawn: ``labels`` (the paper),
             ``text`` or ``none`` (all pairs match).
         max_words: longer reports are cut to so many word pieces.
+        bucket_batches: training pools so many batches and sorts the pool by length of text, which
+            saves padding; 1 does not sort (see :class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
         seed: seed of order, pairing and masking.
     """
@@ -37,6 +39,7 @@ class BaseDataModule(LightningDataModule, ABC):
         batch_size: int,
         negatives: Negatives,
         max_words: int = MAX_WORDS,
+        bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
@@ -46,7 +49,9 @@ class BaseDataModule(LightningDataModule, ABC):
         self.tokenizer = ReportTokenizer.load(tokenizer)
         self.image_size, self.batch_size, self.negatives, self.max_words = image_size, batch_size, negatives, max_words
         self.num_workers, self.seed = num_workers, seed
+        self.bucket_batches = bucket_batches
         self.datasets: dict[Split, PairDataset] = {}
+        self._indices: dict[Split, NonMatchingIndex | None] = {}
 
     @property
     @abstractmethod
@@ -70,9 +75,9 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         for split in _SPLITS[stage]:
             if split not in self.datasets:
-                self.datasets[split] = PairDataset(
-                    self.examples(split), self.tokenizer, self.max_words, self.negatives, split, self.seed
-                )
+                examples = self.examples(split)
+                self._indices[split] = index_negatives(examples, self.negatives, split)
+                self.datasets[split] = PairDataset(examples, self.tokenizer, self.max_words, split, self.seed)
 
     def _position(self) -> tuple[int, int]:
         """Epoch and batch at which the training loader is to begin, by the trainer's progress.
@@ -91,12 +96,13 @@ class BaseDataModule(LightningDataModule, ABC):
         return epoch, batches.current.ready if is_unfinished else 0
 
     def _loader(self, split: Split) -> DataLoader[Batch]:
-        dataset = self.datasets[split]
-        num_replicas = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        dataset, trainer = self.datasets[split], self.trainer
+        num_replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        plan = BatchPlan(
+            dataset.lengths, self._indices[split], self.batch_size, num_replicas, self.seed, self.bucket_batches
+        )
         is_training = split == "train"
-        position = self._position if is_training and self.trainer else None
-        sampler = PairSampler(dataset.lengths, self.batch_size, num_replicas, rank, is_training, self.seed, position)
+        sampler = PairSampler(plan, rank, is_training, self._position if is_training and trainer else None)
         return DataLoader(
             dataset,
             batch_size=None,

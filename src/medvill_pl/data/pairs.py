@@ -128,6 +128,7 @@ class PairsDataModule(BaseDataModule):
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
         max_words: longer reports are cut to so many word pieces.
+        bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of splits, order, pairing and masking.
 
@@ -155,10 +156,11 @@ class PairsDataModule(BaseDataModule):
         batch_size: int = 16,
         negatives: Negatives = "none",
         max_words: int = MAX_WORDS,
+        bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, num_workers, seed)
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
         self._is_credentialed = is_credentialed

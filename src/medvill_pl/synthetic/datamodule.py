@@ -63,6 +63,7 @@ class SyntheticDataModule(BaseDataModule):
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
         max_words: longer reports are cut to so many word pieces.
+        bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
         corpus_seed: another value gives another corpus of the same kind.
@@ -85,11 +86,12 @@ class SyntheticDataModule(BaseDataModule):
         batch_size: int = 32,
         negatives: Negatives = "none",
         max_words: int = MAX_WORDS,
+        bucket_batches: int = 1,
         num_workers: int = 0,
         seed: int = 0,
         corpus_seed: int = 0,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, num_workers, seed)
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
         self.num_pairs: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         for split, number in self.num_pairs.items():
             if number < 1:
