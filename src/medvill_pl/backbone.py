@@ -148,7 +148,10 @@ class MedViLL(
         ... ).eval()
         >>> ids = torch.tensor([backbone.tokenizer.encode(["No pneumothorax."])[0] + [backbone.tokenizer.sep_id]])
         >>> output = backbone(
-        ...     images=torch.zeros(1, 1, 64, 64), input_ids=ids, text_mask=torch.ones_like(ids).bool(), mask_strategy="bar"
+        ...     images=torch.zeros(1, 1, 64, 64),
+        ...     input_ids=ids,
+        ...     text_mask=torch.ones_like(ids).bool(),
+        ...     mask_strategy="bar",
         ... )
         >>> output.pooled.shape, output.visual.shape, output.text.shape
         (torch.Size([1, 32]), torch.Size([1, 16, 32]), torch.Size([1, 4, 32]))
@@ -364,7 +367,12 @@ class MedViLL(
 
         The tokenizer is embedded, and no initial weights are named, since :meth:`state_dict` has them.
         """
-        arguments = {**self.hparams, "vision_weights": None, "text_weights": None, "tokenizer": self.tokenizer.to_json()}
+        arguments = {
+            **self.hparams,
+            "vision_weights": None,
+            "text_weights": None,
+            "tokenizer": self.tokenizer.to_json(),
+        }
         return BackboneConfig(**arguments)  # type: ignore[typeddict-item]
 
     @property
@@ -397,7 +405,7 @@ class MedViLL(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card: what the backbone is, what it was trained on, and what it is not for."""
         corpora = [
-            f"- {corpus['name']}: {corpus['pairs']:,} image-report pairs{' (credentialed)' if corpus['credentialed'] else ''}"
+            f"- {corpus['name']}: {corpus['pairs']:,} image-report pairs" + " (credentialed)" * corpus["credentialed"]
             for corpus in self.trained_on
         ]
         trained_on = "\n".join(corpora) or "Nothing yet: the weights are initial ones."
@@ -459,7 +467,9 @@ def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
     position, kind = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
     report_embedding = model.report_embedding
     if len(report_embedding.position) > len(position):
-        raise ValueError(f"text_weights: {source} has {len(position)} positions, max_words needs {len(report_embedding.position)}")
+        raise ValueError(
+            f"text_weights: {source} has {len(position)} positions, max_words needs {len(report_embedding.position)}"
+        )
     with torch.no_grad():
         report_embedding.word.weight.copy_(embeddings.word_embeddings.weight)
         report_embedding.position.copy_(position[: len(report_embedding.position)])

@@ -38,6 +38,10 @@ class Batch(TypedDict):
             float32, shape ``(B, 14)``.
         matched: True where image and report belong together, bool, shape ``(B,)``.
         seed: seed of each pair's own randomness, int64, shape ``(B,)``.
+        mlm_input_ids: in pre-training, ``input_ids`` with words hidden, int64, shape ``(B, T)``.
+        mlm_positions: in pre-training, the places to predict, as indices into the flattened
+            ``(B * T)`` batch, int64, shape ``(M,)``.
+        mlm_targets: in pre-training, the words that stood there, int64, shape ``(M,)``.
     """
 
     id: list[str]

@@ -1,3 +1,7 @@
 """placeholder"""
+
+
 class ExampleTable: ...
+
+
 class Throughput: ...

@@ -35,7 +35,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(beside, target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
-            raise OSError(f"the checkpoint {target} could not be written ({error}); an earlier one is still whole") from error
+            raise OSError(
+                f"the checkpoint {target} could not be written ({error}); an earlier one is still whole"
+            ) from error
         finally:
             beside.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 from torch import Tensor, nn
 
 from medvill_pl.weights import fetch
@@ -34,9 +34,10 @@ class ReportTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, source: str = "a tokenizer") -> None:
         ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-        if None in ids:
-            raise ValueError(f"{source} has no {SPECIAL_TOKENS[ids.index(None)]}: a BERT WordPiece vocabulary is needed")
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        missing = [token for token, index in zip(SPECIAL_TOKENS, ids, strict=True) if index is None]
+        if missing:
+            raise ValueError(f"{source} has no {missing[0]}: a BERT WordPiece vocabulary is needed")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (i for i in ids if i is not None)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # a report that says "[SEP]" means those letters
@@ -92,7 +93,11 @@ class ReportTokenizer:
         """
         trainer = BertWordPieceTokenizer()
         trainer.train_from_iterator(
-            reports, vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+            iter(reports),
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=list(SPECIAL_TOKENS),
+            show_progress=False,
         )
         by_id = sorted(trainer.get_vocab().items(), key=lambda item: item[1])
         if len(by_id) <= len(SPECIAL_TOKENS):
@@ -109,7 +114,7 @@ class ReportTokenizer:
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Turn each id into its word piece, as the vocabulary writes it."""
-        return [self._tokenizer.id_to_token(int(i)) or self._tokenizer.id_to_token(self.unk_id) for i in ids]
+        return [self._tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
     def to_json(self) -> str:
         """Everything that :meth:`load` needs to make an equal tokenizer."""
@@ -168,7 +173,7 @@ def mask_tokens(
         probability: share of word pieces to choose, 0 to 1.
     """
     ids: NDArray[np.int64] = input_ids.numpy()
-    special = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+    special = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
     is_word = text_mask.numpy() & ~np.isin(ids, special)
     chosen = np.zeros_like(is_word)
     masked = ids.copy()
@@ -221,7 +226,9 @@ class ReportEmbedding(nn.Module):
         """
         length = input_ids.shape[1]
         if length > len(self.position):
-            raise ValueError(f"a text of {length} tokens (with SEP) is longer than the {len(self.position)} of this model")
+            raise ValueError(
+                f"a text of {length} tokens (with SEP) is longer than the {len(self.position)} of this model"
+            )
         embedded: Tensor = self.word(input_ids) + self.position[:length] + self.semantic
         return embedded
 

@@ -1,6 +1,7 @@
 """From a radiograph to visual tokens: CNN trunk, location and semantic embedding (MedViLL, Sec. III-B.1)."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, Self, get_args
 
 import torch
@@ -28,7 +29,8 @@ def make_trunk(name: TrunkName | str) -> nn.Module:
         raise ValueError(f"unknown trunk {name!r}: choose one of {', '.join(get_args(TrunkName))}")
     if name in _SMALL_CHANNELS:
         return SmallResNet(_SMALL_CHANNELS[name])
-    return models.get_model(name, weights=None)
+    cnn: nn.Module = models.get_model(name, weights=None)
+    return cnn
 
 
 class SmallResNet(nn.Module):
@@ -42,7 +44,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         stem = nn.Conv2d(3, channels[0], kernel_size=5, stride=2, padding=2, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True))
-        blocks = [_strided_block(*pair) for pair in zip(channels[:-1], channels[1:], strict=True)]
+        blocks = [_strided_block(*pair) for pair in pairwise(channels)]
         self.layer1, self.layer2, self.layer3 = blocks
         self.norm = nn.BatchNorm2d(channels[-1])  # centred features, so that tokens differ from the first step on
 
@@ -57,7 +59,13 @@ def _strided_block(channels_in: int, channels_out: int) -> BasicBlock:
 def _stages_of(cnn: nn.Module) -> list[nn.Module]:
     """Cut a CNN before its pooling into a stem and the stages that follow."""
     if isinstance(cnn, models.ResNet):
-        return [nn.Sequential(cnn.conv1, cnn.bn1, cnn.relu, cnn.maxpool), cnn.layer1, cnn.layer2, cnn.layer3, cnn.layer4]
+        return [
+            nn.Sequential(cnn.conv1, cnn.bn1, cnn.relu, cnn.maxpool),
+            cnn.layer1,
+            cnn.layer2,
+            cnn.layer3,
+            cnn.layer4,
+        ]
     if isinstance(cnn, SmallResNet):
         return [cnn.stem, cnn.layer1, cnn.layer2, nn.Sequential(cnn.layer3, cnn.norm)]
     assert isinstance(cnn, models.DenseNet)
@@ -87,11 +95,16 @@ class VisionTrunk(nn.Module):
         ValueError: if there are fewer stages than ``frozen_stages``.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, cnn: nn.Module, frozen_stages: int = 0) -> None:
         super().__init__()
         self.stages = nn.ModuleList(_stages_of(cnn))
         if not 0 <= frozen_stages <= len(self.stages):
-            raise ValueError(f"freeze_vision_stages must be 0 to {len(self.stages)} for this trunk, not {frozen_stages}")
+            raise ValueError(
+                f"freeze_vision_stages must be 0 to {len(self.stages)} for this trunk, not {frozen_stages}"
+            )
         self.frozen_stages = frozen_stages
         for stage in self._frozen():
             stage.requires_grad_(False)
@@ -159,7 +172,7 @@ class VisualEmbedding(nn.Module):
             Visual tokens, shape ``(B, k, d)`` or ``(B, K, d)``.
         """
         features = features.flatten(2).transpose(1, 2)
-        location = self.location
+        location: Tensor = self.location
         if places is not None:
             features = features.gather(1, places[:, :, None].expand(-1, -1, features.shape[2]))
             location = location[places]

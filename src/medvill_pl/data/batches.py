@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,15 +19,24 @@ from medvill_pl.language import ReportTokenizer
 Negatives = Literal["none", "labels", "text"]
 """How non-matching reports are drawn: not at all, by different positive labels, or by different text."""
 
+
 class Examples(Protocol):
     """The image-report pairs of one split, wherever they come from."""
 
-    ids: Sequence[str]
-    """One identifier a pair."""
-    reports: Sequence[str]
-    """The text of each pair."""
-    labels: NDArray[np.float32]
-    """1, 0, -1 or NaN (not mentioned), float32, shape ``(N, 14)``."""
+    @property
+    def ids(self) -> Sequence[str]:
+        """One identifier a pair."""
+        ...
+
+    @property
+    def reports(self) -> Sequence[str]:
+        """The text of each pair."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """1, 0, -1 or NaN (not mentioned), float32, shape ``(N, 14)``."""
+        ...
 
     def image(self, index: int) -> Tensor:
         """The image of one pair, uint8, shape ``(1, H, W)``."""
@@ -68,7 +77,7 @@ class NonMatchingIndex:
     def draw(self, indices: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a pair for each index whose key differs from that of the index, all such pairs being equally likely."""
         group = self._group[indices]
-        place = rng.integers(len(self._order) - self._size[group])
+        place: NDArray[np.int64] = rng.integers(len(self._order) - self._size[group])
         place += np.where(place >= self._start[group], self._size[group], 0)
         drawn: NDArray[np.int64] = self._order[place]
         return drawn
@@ -76,11 +85,14 @@ class NonMatchingIndex:
 
 def _label_keys(labels: NDArray[np.float32]) -> NDArray[np.int64]:
     """One number a set of positive labels."""
-    return (labels == 1).astype(np.int64) @ (1 << np.arange(len(FINDINGS), dtype=np.int64))
+    keys: NDArray[np.int64] = (labels == 1).astype(np.int64) @ (1 << np.arange(len(FINDINGS), dtype=np.int64))
+    return keys
 
 
 def _text_keys(reports: Sequence[str]) -> NDArray[np.int64]:
-    return np.unique(np.array([" ".join(report.lower().split()) for report in reports]), return_inverse=True)[1]
+    texts = np.array([" ".join(report.lower().split()) for report in reports])
+    keys: NDArray[np.int64] = np.unique(texts, return_inverse=True)[1]
+    return keys
 
 
 def index_negatives(examples: Examples, negatives: Negatives, split: Split) -> NonMatchingIndex | None:
@@ -103,7 +115,9 @@ def index_negatives(examples: Examples, negatives: Negatives, split: Split) -> N
     index = NonMatchingIndex(_label_keys(examples.labels) if by_labels else _text_keys(examples.reports))
     if index.num_keys < 2:
         what, remedy = ("set of positive labels", " or set negatives to 'text'") if by_labels else ("text", "")
-        raise ValueError(f"all pairs of the {split} split have one {what}, so no report is non-matching: add others{remedy}")
+        raise ValueError(
+            f"all pairs of the {split} split have one {what}, so no report is non-matching: add others{remedy}"
+        )
     return index
 
 
@@ -263,7 +277,7 @@ class PairSampler(DistributedSampler[BatchRequest]):
     def __len__(self) -> int:
         return len(self._batches(0))
 
-    def __iter__(self) -> Iterator[BatchRequest]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[BatchRequest]:
         epoch, start = self._position() if self._position else (self.epoch, 0)
         mine = slice(self.rank, None, self.num_replicas)
         for images, reports in self._batches(epoch)[start:]:

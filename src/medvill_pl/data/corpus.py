@@ -92,7 +92,9 @@ class CorpusInfo:
             raise FileNotFoundError(f"{folder} is no corpus: it has no corpus.json (its preparation has not finished)")
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again")
+            raise ValueError(
+                f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
+            )
         return cls(**values)
 
 
@@ -134,7 +136,13 @@ def _write_shard(shard: _Shard) -> int:
         except (OSError, ValueError) as error:
             rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
             continue
-        usable.append({"image": image, **{key: getattr(row, key) for key in ("id", "patient_id", "view", "report")}, "labels": row.labels})
+        usable.append(
+            {
+                "image": image,
+                **{key: getattr(row, key) for key in ("id", "patient_id", "view", "report")},
+                "labels": row.labels,
+            }
+        )
     table = pa.Table.from_pylist(usable, schema=_schema())
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=64)
@@ -203,7 +211,9 @@ def write_corpus(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
     todo = [shard for shard in shards if not shard.path.exists()]
     # Pillow lets go of the interpreter lock while it decodes, resizes and encodes, so threads use all cores.
     with (
-        tqdm(total=sum(len(shard.rows) for shard in todo), desc=f"preparing {info.source}", unit="row", disable=None) as bar,
+        tqdm(
+            total=sum(len(shard.rows) for shard in todo), desc=f"preparing {info.source}", unit="row", disable=None
+        ) as bar,
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
     ):
         for num_rows in pool.map(_write_shard, todo):
@@ -248,7 +258,9 @@ def _finish(folder: Path, shards: Sequence[_Shard], info: CorpusInfo, plan: str)
     if not any(splits.values()):
         reason = rejected[0]["reason"] if rejected else "there are none"
         raise ValueError(f"no row of {info.source} can be used ({reason}): see {folder / 'rejected.csv'}")
-    done = CorpusInfo(info.source, info.credentialed, info.image_size, info.labelled, splits, len(rejected), digest.hexdigest())
+    done = CorpusInfo(
+        info.source, info.credentialed, info.image_size, info.labelled, splits, len(rejected), digest.hexdigest()
+    )
     write_atomically(folder / "corpus.json", (json.dumps(asdict(done), indent=2) + "\n").encode())
     for shard in shards:
         shard.rejects.unlink(missing_ok=True)
@@ -293,7 +305,7 @@ class CorpusExamples:
     def image(self, index: int) -> Tensor:
         """The image of one pair, uint8, shape ``(1, image_size, image_size)``."""
         png = torch.frombuffer(bytearray(self._images[index]["image"]), dtype=torch.uint8)
-        image = decode_image(png, ImageReadMode.GRAY)
+        image: Tensor = decode_image(png, ImageReadMode.GRAY)
         if image.shape[-1] != self._image_size:
             image = resize(image, [self._image_size, self._image_size], antialias=True)
         return image

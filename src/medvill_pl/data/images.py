@@ -33,9 +33,9 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        with Image.open(path) as image:
-            _check_size(*image.size)
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as file:
+            _check_size(*file.size)
+            image: Image.Image = ImageOps.exif_transpose(file)
             if image.mode.startswith(("I", "F")):
                 return _stretch(np.asarray(image, dtype=np.float64))
             return np.asarray(image.convert("L"))

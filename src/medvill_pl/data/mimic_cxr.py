@@ -30,6 +30,9 @@ class MIMICCXRDataModule(BaseDataModule):
         ValueError: if it was prepared from another dataset.
     """
 
+    name = SOURCE
+    is_credentialed = True
+
     def __init__(
         self,
         corpus: str,
@@ -47,16 +50,6 @@ class MIMICCXRDataModule(BaseDataModule):
         source = CorpusInfo.read(self.corpus).source
         if source != SOURCE:
             raise ValueError(f"{corpus} was prepared from {source}, not from {SOURCE}")
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset."""
-        return SOURCE
-
-    @property
-    def is_credentialed(self) -> bool:
-        """Always: PhysioNet's terms forbid sharing."""
-        return True
 
     def examples(self, split: Split) -> CorpusExamples:
         """The pairs of one split, from the corpus folder."""

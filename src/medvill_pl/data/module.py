@@ -1,17 +1,30 @@
 """The base of all data modules: one loader for every split."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from medvill_pl.batch import Batch, Split
-from medvill_pl.data.batches import BatchPlan, Examples, Negatives, PairDataset, PairSampler, NonMatchingIndex, index_negatives
+from medvill_pl.data.batches import (
+    BatchPlan,
+    Examples,
+    Negatives,
+    PairDataset,
+    PairSampler,
+    NonMatchingIndex,
+    index_negatives,
+)
 from medvill_pl.language import MAX_WORDS, ReportTokenizer
 
-_SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+_SPLITS: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
 
 
 class BaseDataModule(LightningDataModule, ABC):
@@ -30,7 +43,14 @@ class BaseDataModule(LightningDataModule, ABC):
             saves padding; 1 does not sort (see :class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
         seed: seed of order, pairing and masking.
+
+    Attributes:
+        name: name (and version) of the corpus.
+        is_credentialed: whether the corpus' text and images may not be shared.
     """
+
+    name: str
+    is_credentialed: bool
 
     def __init__(
         self,
@@ -52,16 +72,6 @@ class BaseDataModule(LightningDataModule, ABC):
         self.bucket_batches = bucket_batches
         self.datasets: dict[Split, PairDataset] = {}
         self._indices: dict[Split, NonMatchingIndex | None] = {}
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name (and version) of the corpus."""
-
-    @property
-    @abstractmethod
-    def is_credentialed(self) -> bool:
-        """Whether the corpus' text and images may not be shared."""
 
     @abstractmethod
     def examples(self, split: Split) -> Examples:
@@ -87,9 +97,9 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         if self.trainer is None:
             return 0, 0
-        epochs = self.trainer.fit_loop.epoch_progress.current
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
         batches = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch = epochs.processed
+        epoch: int = epochs.processed
         is_unfinished = epochs.ready > epochs.processed
         if is_unfinished and batches.is_last_batch:
             return epoch + 1, 0

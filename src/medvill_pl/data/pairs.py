@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from medvill_pl.batch import FINDINGS, Split, derive_seed
 from medvill_pl.data.batches import Negatives
@@ -163,20 +163,10 @@ class PairsDataModule(BaseDataModule):
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
-        self._is_credentialed = is_credentialed
+        self.name, self.is_credentialed = self._table.stem, is_credentialed
         settings = json.dumps([table, image_size, seed], default=str)
         beside = f"{self._table.name}.corpus-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
-
-    @property
-    def name(self) -> str:
-        """Name of the table."""
-        return self._table.stem
-
-    @property
-    def is_credentialed(self) -> bool:
-        """As the user says."""
-        return self._is_credentialed
 
     def prepare_data(self) -> None:
         """Prepare the corpus folder, unless it is there for the table as it is."""
@@ -187,7 +177,9 @@ class PairsDataModule(BaseDataModule):
         info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled)
         done = write_corpus(self.corpus, rows, info)
         if done.rejected:
-            rank_zero_warn(f"{done.rejected:,} of {len(rows):,} rows cannot be used: see {self.corpus / 'rejected.csv'}")
+            rank_zero_warn(
+                f"{done.rejected:,} of {len(rows):,} rows cannot be used: see {self.corpus / 'rejected.csv'}"
+            )
         pairs = ", ".join(f"{count:,} {split}" for split, count in done.splits.items())
         rank_zero_info(f"{self.name}: {pairs} pairs in {self.corpus}")
 
@@ -196,10 +188,13 @@ class PairsDataModule(BaseDataModule):
         for name in names:
             column = self.hparams[name]
             if column is not None and column not in table[0]:
-                raise ValueError(f"{self._table} has no column {column!r} ({name}); it has {', '.join(map(str, table[0]))}")
+                raise ValueError(
+                    f"{self._table} has no column {column!r} ({name}); it has {', '.join(map(str, table[0]))}"
+                )
         if self.hparams["patient_column"] is None:
             rank_zero_warn(
-                "no patient_column is given: each row counts as a patient, so films of one person may be in several splits"
+                "no patient_column is given: each row counts as a patient, so films of one person may be in "
+                "several splits"
             )
 
     def _rows(self, table: list[dict[str, Any]]) -> Iterator[Row]:
@@ -207,12 +202,17 @@ class PairsDataModule(BaseDataModule):
         root = Path(columns["image_root"]) if columns["image_root"] else self._table.parent
         ids = [_text(row.get(columns["id_column"])) or f"{number:07d}" for number, row in enumerate(table, start=1)]
         patient_column = columns["patient_column"]
-        patients = [_text(row.get(patient_column)) or own for row, own in zip(table, ids, strict=True)] if patient_column else ids
+        patients = (
+            [_text(row.get(patient_column)) or own for row, own in zip(table, ids, strict=True)]
+            if patient_column
+            else ids
+        )
         splits = self._splits(table, patients)
         seen: set[str] = set()
         for row, own, patient, split in zip(table, ids, patients, splits, strict=True):
             report, image = _text(row.get(columns["report_column"])), _text(row.get(columns["image_column"]))
-            labels, rejection = (None,) * len(FINDINGS), ""
+            labels: tuple[int | None, ...] = (None,) * len(FINDINGS)
+            rejection = ""
             try:
                 labels = _labels(row)
             except ValueError as error:
@@ -247,7 +247,9 @@ class PairsDataModule(BaseDataModule):
             of.setdefault(patient, set()).add(split)
         shared = [patient for patient, theirs in of.items() if len(theirs) > 1]
         if shared:
-            rank_zero_warn(f"{len(shared):,} patients (such as {shared[0]}) are in more than one split: results will be too good")
+            rank_zero_warn(
+                f"{len(shared):,} patients (such as {shared[0]}) are in more than one split: results will be too good"
+            )
 
     def examples(self, split: Split) -> CorpusExamples:
         """The pairs of one split, from the corpus folder."""

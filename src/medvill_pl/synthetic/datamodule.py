@@ -37,16 +37,21 @@ class SyntheticExamples:
         self.reports = [report.text for report in written]
         self.labels: NDArray[np.float32] = np.stack([report.labels for report in written])
         self.log_probability: NDArray[np.float64] = np.array([report.log_probability for report in written])
-        self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8).share_memory_()
-        self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool).share_memory_()
+        self._films = _shared_zeros(num_pairs, 1, image_size, image_size)
+        self._is_rendered = _shared_zeros(num_pairs)
 
     def image(self, index: int) -> Tensor:
         """The film of one pair, uint8, shape ``(1, image_size, image_size)``."""
         if not self._is_rendered[index]:
             film = render(self.studies[index], self._films.shape[-1])
             self._films[index, 0] = torch.from_numpy(film)
-            self._is_rendered[index] = True
+            self._is_rendered[index] = 1
         return self._films[index]
+
+
+def _shared_zeros(*shape: int) -> Tensor:
+    zeros: Tensor = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    return zeros
 
 
 class SyntheticDataModule(BaseDataModule):
@@ -76,6 +81,9 @@ class SyntheticDataModule(BaseDataModule):
         (torch.Size([4, 1, 64, 64]), torch.Size([4, 14]))
     """
 
+    name = f"synthetic v{VERSION}"
+    is_credentialed = False
+
     def __init__(
         self,
         num_train: int = 4000,
@@ -99,16 +107,6 @@ class SyntheticDataModule(BaseDataModule):
         if image_size < 32:
             raise ValueError(f"image_size must be 32 or more, not {image_size}")
         self.corpus_seed = corpus_seed
-
-    @property
-    def name(self) -> str:
-        """Name and version of the corpus."""
-        return f"synthetic v{VERSION}"
-
-    @property
-    def is_credentialed(self) -> bool:
-        """Never: nobody is shown."""
-        return False
 
     def examples(self, split: Split) -> SyntheticExamples:
         """The pairs of one split."""

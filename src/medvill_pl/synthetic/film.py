@@ -6,6 +6,7 @@ A film is first a map of density, about 0 (air, black) to 1 (metal, white).
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,15 @@ _F = np.float32
 
 def _step(distance: Map, width: float) -> Map:
     """Smooth step from 0 to 1 where ``distance`` passes from ``-width`` to ``width``."""
-    t = np.clip(distance * _F(0.5 / width) + _F(0.5), 0, 1)
-    return t * t * (3 - 2 * t)
+    t: Map = np.clip(distance * _F(0.5 / width) + _F(0.5), 0, 1)
+    smooth: Map = t * t * (3 - 2 * t)
+    return smooth
 
 
 @cache
 def _grid(size: int) -> tuple[Map, Map]:
     axis = (np.arange(size, dtype=np.float32) + 0.5) * _F(2 / size) - 1
-    return np.meshgrid(axis, axis, indexing="xy")  # type: ignore[return-value]
+    return np.meshgrid(axis, axis, indexing="xy")
 
 
 @cache
@@ -59,7 +61,8 @@ def _grain(count: int, draw: Draw) -> Map:
 def _texture(size: int, nodes: int, draw: Draw) -> Map:
     """Smooth noise with ``nodes`` bumps a side."""
     weights = _interpolation(size, nodes)
-    return weights @ _grain(nodes * nodes, draw).reshape(nodes, nodes) @ weights.T
+    texture: Map = weights @ _grain(nodes * nodes, draw).reshape(nodes, nodes) @ weights.T
+    return texture
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,9 @@ class _Film:
         self.streak = streaks[(self.x > 0).astype(np.intp), row, column] * fade
         self.mottle = mottle
         branches = np.maximum(self.streak, 0)
-        self.vessels = np.minimum(branches * branches, 2) * _F(self.body.vessels * 2.2) + mottle * _F(self.body.vessels * 0.35)
+        self.vessels = np.minimum(branches * branches, 2) * _F(self.body.vessels * 2.2) + mottle * _F(
+            self.body.vessels * 0.35
+        )
         hilum = np.exp(-_F(26) * radius * radius)
         self.density += self.lungs * (self.vessels + hilum * (_F(0.16) + _F(0.05) * mottle))
         self.hilum_radius = radius
@@ -230,16 +235,23 @@ class _Film:
         body, y, a = self.body, self.y, self.abs_x
         arc = a - _F(0.22)
         level = (y - _F(0.55) * arc * arc - _F(body.apex)) * _F(1 / body.rib_spacing) + _F(body.rib_phase)
-        cage = _step(self.to_wall + _F(0.05), 0.02) * torso * _step(self.diaphragm + _F(0.1) - y, 0.16) * _step(a - _F(0.06), 0.03)
+        cage = (
+            _step(self.to_wall + _F(0.05), 0.02)
+            * torso
+            * _step(self.diaphragm + _F(0.1) - y, 0.16)
+            * _step(a - _F(0.06), 0.03)
+        )
         gap = self._paint_fractures(level)
         ribs = _rib_profile()[((level - np.floor(level)) * 63).astype(np.intp)]
-        front = (y + _F(0.5) * a) * _F(1 / (1.1 * body.rib_spacing))
+        front: Map = (y + _F(0.5) * a) * _F(1 / (1.1 * body.rib_spacing))
         front = _rib_profile()[((front - np.floor(front)) * 63).astype(np.intp)]
         front_fade = np.clip((a - _F(0.22)) * 2, 0, 0.35)
         cage *= 1 - _F(0.45) * self.heart
         self.density += cage * (ribs * gap + front * front_fade) * _F(body.rib_density)
         for at, dx, dy in self._callus:
-            self.density[at] += np.exp(-(dx * dx + dy * dy) * _F(600)) * _F(0.34 * self.study.find("Fracture")[0].contrast)
+            self.density[at] += np.exp(-(dx * dx + dy * dy) * _F(600)) * _F(
+                0.34 * self.study.find("Fracture")[0].contrast
+            )
         is_ap = self.study.view == "AP"
         slope, top = (0.06, body.apex + 0.02) if is_ap else (0.3, body.apex + 0.1)
         line = y - _F(top) + _F(slope) * (a - _F(0.1))
@@ -406,7 +418,9 @@ class _Film:
         dome = self.body.dome
         wobble = draw.uniform(-0.015, 0.015)
         if observation.device == "endotracheal tube":
-            self._tube([(0.01 + wobble, -1.0), (0.01, -0.6), (0.012 + wobble, draw.uniform(-0.32, -0.22))], density, 0.014)
+            self._tube(
+                [(0.01 + wobble, -1.0), (0.01, -0.6), (0.012 + wobble, draw.uniform(-0.32, -0.22))], density, 0.014
+            )
         elif observation.device == "nasogastric tube":
             path = [(-0.01, -1.0), (-0.02 + wobble, -0.5), (0.03, 0.1), (0.08, dome + 0.05), (0.2, dome + 0.22)]
             self._tube(path, density, 0.009)
@@ -431,7 +445,7 @@ class _Film:
         """Add a smooth line of some thickness through the points of ``path``."""
         soft = max(0.006, 0.7 * self.pixel)
         line = np.zeros_like(self.density)
-        for (x0, y0), (x1, y1) in zip(path[:-1], path[1:], strict=True):
+        for (x0, y0), (x1, y1) in pairwise(path):
             part, dx, dy = self.window((x0 + x1) / 2, (y0 + y1) / 2, max(abs(x1 - x0), abs(y1 - y0)) / 2 + 0.05)
             ux, uy = _F(x1 - x0), _F(y1 - y0)
             t = np.clip((dx * ux + dy * uy) / (ux * ux + uy * uy), -0.5, 0.5)
@@ -455,7 +469,8 @@ class _Film:
         if draw.chance(0.3):
             edge = draw.uniform(0.93, 0.98)
             picture[(np.abs(grid_x) > edge) | (np.abs(grid_y) > edge)] = 0.02
-        return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+        film: NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return film
 
     def _stamp(self, picture: Map) -> None:
         """Put a lead marker, L or R, into an upper corner."""
@@ -475,7 +490,8 @@ def _rib_profile() -> Map:
     u = np.abs((np.arange(64, dtype=np.float32) + 0.5) / 64 - 0.5)
     inside = _step(_F(0.26) - u, 0.07)
     cortex = np.exp(-(((u - _F(0.22)) / _F(0.05)) ** 2))
-    return _F(0.7) * inside + _F(0.5) * cortex
+    profile: Map = _F(0.7) * inside + _F(0.5) * cortex
+    return profile
 
 
 def _glyph(rows: str) -> Map:

@@ -446,7 +446,12 @@ def perplexity_floor(reports: Iterable[Report], num_tokens: int) -> float:
 def sentences() -> list[str]:
     """Every sentence that the grammar can produce, without repetition."""
     found: dict[str, None] = dict.fromkeys(
-        [*_CLOSING, *_CLEAR, *_DENIED_TOGETHER, *(s for group in (_OPENING, _NEGATIVE) for v in group.values() for s in v)]
+        [
+            *_CLOSING,
+            *_CLEAR,
+            *_DENIED_TOGETHER,
+            *(s for group in (_OPENING, _NEGATIVE) for v in group.values() for s in v),
+        ]
     )
     for finding, templates in [*_POSITIVE.items(), *_HEDGED.items(), *_DEVICE.items()]:
         for observation in _every_observation(finding):

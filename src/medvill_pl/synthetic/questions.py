@@ -86,7 +86,9 @@ def _details(observation: Observation, draw: Draw) -> Iterator[Question]:
         if draw.chance(0.5):
             yield _closed(f"are there several {counted}?", observation.count > 1, "count")
         else:
-            yield Question(f"how many {counted} are there?", ("one", "two", "three")[observation.count - 1], "open", "count")
+            yield Question(
+                f"how many {counted} are there?", ("one", "two", "three")[observation.count - 1], "open", "count"
+            )
 
 
 def ask(study: Study) -> list[Question]:

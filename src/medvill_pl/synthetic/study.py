@@ -1,5 +1,6 @@
 """What the embedded corpus is about: patients, their studies and what each film shows."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ Side = Literal["left", "right", "bilateral"]
 Zone = Literal["upper", "mid", "lower"]
 Severity = Literal["mild", "moderate", "severe"]
 View = Literal["AP", "PA"]
-Device = Literal["endotracheal tube", "nasogastric tube", "jugular catheter", "chest tube", "pacemaker", "sternal hardware"]
+Device = Literal[
+    "endotracheal tube", "nasogastric tube", "jugular catheter", "chest tube", "pacemaker", "sternal hardware"
+]
 
 DEVICES: tuple[Device, ...] = (
     "endotracheal tube",
@@ -62,7 +65,7 @@ class Observation:
     @property
     def contrast(self) -> float:
         """How far the finding stands out, as a share of the plainest case: 0.2 to 1."""
-        return 0.2 + 0.8 * self.strength**0.5
+        return 0.2 + 0.8 * math.sqrt(self.strength)
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -162,7 +165,7 @@ def _observe(finding: str, draw: Draw) -> Observation:
     elif finding in _ONE_SIDED or finding in _ONE_OR_BOTH:
         side = "left" if draw.chance(0.5) else "right"
     if finding in _ZONED:
-        zone = ("upper", "mid", "lower")[draw.index((0.3, 0.3, 0.4))]  # type: ignore[assignment]
+        zone = ("upper", "mid", "lower")[draw.index((0.3, 0.3, 0.4))]
     count = 1 + draw.index((0.5, 0.3, 0.2)) if finding in _MAX_COUNT else 1
     strength = round(draw.uniform(0.02, 1.0), 4)
     return Observation(finding, strength, side, zone, count)

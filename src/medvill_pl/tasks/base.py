@@ -148,7 +148,14 @@ class BaseTask(LightningModule, ABC):
                 f"the batch is {', '.join(batch['id'])}"
             )
         size = len(batch["id"])
-        self.log(f"{stage}/loss", output.loss, prog_bar=True, on_step=stage == "train", on_epoch=stage != "train", batch_size=size)
+        self.log(
+            f"{stage}/loss",
+            output.loss,
+            prog_bar=True,
+            on_step=stage == "train",
+            on_epoch=stage != "train",
+            batch_size=size,
+        )
         for name, loss in output.losses.items() if stage == "train" else ():
             self.log(f"train/{name}", loss, batch_size=size)
         for group, (preds, target) in output.scored.items():
@@ -242,6 +249,8 @@ def load_backbone(source: str) -> MedViLL:
         raise ValueError(f"backbone_ckpt: {source} was not written by a medvill_pl task")
     backbone = MedViLL(**config)
     prefix = "backbone."
-    backbone.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
+    backbone.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    )
     backbone.trained_on = list(checkpoint["trained_on"])
     return backbone

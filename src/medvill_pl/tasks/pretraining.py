@@ -114,7 +114,7 @@ class PretrainingTask(BaseTask):
     ) -> None:
         self._strategy = MaskStrategy(mask_strategy)
         super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
-        backbone = BackboneConfig(**self.backbone.hparams)
+        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         mask_strategy = self._strategy.value
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
@@ -151,10 +151,15 @@ class PretrainingTask(BaseTask):
         """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
         predicted = torch.ones_like(batch["matched"]) if self.mlm_on_non_matching else batch["matched"]
         masked = mask_tokens(
-            batch["input_ids"], batch["text_mask"], batch["seed"], self.backbone.tokenizer, predicted, self.mlm_probability
+            batch["input_ids"],
+            batch["text_mask"],
+            batch["seed"],
+            self.backbone.tokenizer,
+            predicted,
+            self.mlm_probability,
         )
         hidden = {"mlm_input_ids": masked.input_ids, "mlm_positions": masked.positions, "mlm_targets": masked.targets}
-        return Batch(**batch, **hidden)  # type: ignore[typeddict-item]
+        return Batch(**{**batch, **hidden})  # type: ignore[typeddict-item]
 
     def on_train_start(self) -> None:
         """Refuse data without non-matching pairs before the first step.
@@ -163,7 +168,9 @@ class PretrainingTask(BaseTask):
             ValueError: if the data module pairs every image with its own report only.
         """
         if getattr(getattr(self.trainer, "datamodule", None), "negatives", "") == "none":
-            raise ValueError("image-report matching needs non-matching pairs: set the data module's negatives to 'labels'")
+            raise ValueError(
+                "image-report matching needs non-matching pairs: set the data module's negatives to 'labels'"
+            )
 
     def forward(self, batch: Batch, strategy: MaskStrategy) -> BackboneOutput:
         """Embed pairs with hidden words under a strategy."""
@@ -234,7 +241,10 @@ class PretrainingTask(BaseTask):
         mlm_logits, irm_logits = self._score(batch, self(batch, self._evaluation_strategy()))
         self.train(was_training)
         best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
-        rows, places = (batch["mlm_positions"] // batch["input_ids"].shape[1]), batch["mlm_positions"] % batch["input_ids"].shape[1]
+        rows, places = (
+            (batch["mlm_positions"] // batch["input_ids"].shape[1]),
+            batch["mlm_positions"] % batch["input_ids"].shape[1],
+        )
         tokens = self.backbone.tokenizer.tokens
         reports = []
         for row in range(len(batch["id"])):
