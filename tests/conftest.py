@@ -98,7 +98,9 @@ def make_pairs(tmp_path: Path) -> MakePairs:
             pixels = rng.integers(0, 256, (40 + number, 50), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
             has_edema = number % 2
-            report = f"{'Mild' if has_edema else 'No'} pulmonary edema. {'The heart is enlarged. ' * (number % 3)}".strip()
+            report = (
+                f"{'Mild' if has_edema else 'No'} pulmonary edema. {'The heart is enlarged. ' * (number % 3)}".strip()
+            )
             table.append(
                 {
                     "image": f"images/{number}.png",

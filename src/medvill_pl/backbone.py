@@ -1,7 +1,8 @@
 """MedViLL: one BERT-style transformer over a radiograph and its report (MedViLL, Sec. III-B)."""
 
+import copy
 import json
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypedDict
 
@@ -11,6 +12,7 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder, BertPooler
 
@@ -328,6 +330,29 @@ class MedViLL(
         """
         logits: Tensor = self.mlm_head(hidden, self.report_embedding.word.weight)
         return logits
+
+    def flops(self, num_sampled: int | None, num_text: int) -> int:
+        """Floating point operations of one forward pass for one pair: trunk, projection and encoder.
+
+        Args:
+            num_sampled: visual tokens that go through the encoder; None for all K.
+            num_text: text tokens, padding included.
+        """
+        num_visual = min(num_sampled or self.num_visual, self.num_visual)
+        tokens, hidden = num_visual + 2 + num_text, self.hparams["hidden_size"]
+        matrices = sum(weight.numel() for weight in self.encoder.parameters() if weight.ndim == 2)
+        attention = 2 * tokens * hidden * self.hparams["num_layers"]  # scores and weighted sum, for each token
+        projection = num_visual * self.trunk.channels * hidden
+        encoder: int = tokens * (matrices + attention) + projection
+        return 2 * encoder + self._trunk_flops
+
+    @cached_property
+    def _trunk_flops(self) -> int:
+        size = self.hparams["image_size"]
+        trunk = copy.deepcopy(self.trunk).to("meta").eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            trunk(torch.empty(1, 1, size, size, device="meta"))
+        return int(counter.get_total_flops())
 
     @torch.no_grad()
     def attention_weights(

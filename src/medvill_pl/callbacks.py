@@ -1,7 +1,228 @@
-"""placeholder"""
+"""What is shown and written while a run goes on: throughput, example tables, predictions."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from medvill_pl.backbone import MedViLL
+from medvill_pl.batch import Batch
+from medvill_pl.files import write_atomically
+from medvill_pl.tasks.pretraining import MaskedReport
 
 
-class ExampleTable: ...
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of this run, the same in all processes: where checkpoints, configuration and tables go."""
+    folder = Path(trainer.default_root_dir)
+    if trainer.logger is not None:
+        version = trainer.logger.version
+        name = version if isinstance(version, str) else f"version_{version}"
+        folder = Path(trainer.logger.save_dir or folder) / str(trainer.logger.name) / name
+    shared: Path = trainer.strategy.broadcast(folder)
+    return shared
 
 
-class Throughput: ...
+class Throughput(Callback):
+    """Logs the speed of training: ``throughput/pairs_per_second`` over all processes.
+
+    On a GPU also ``throughput/memory_gib``, the peak of this process so far, and where the peak
+    speed of the GPU is known ``throughput/mfu``, the model FLOP utilisation: the share of it that
+    forward and backward pass of the model use, padding included, recomputation left out. Time
+    that validation and checkpoints take is not counted.
+
+    Args:
+        every_n_steps: batches over which the speed is taken. The device is waited for so often.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be positive, not {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._forget()
+
+    def _forget(self) -> None:
+        self._start: float | None = None
+        self._batches, self._pairs, self._flops = 0, 0, 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new window."""
+        self._forget()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop a window that validation cuts in two."""
+        self._forget()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the batch, and log when the window is full."""
+        if self._start is None:  # the first batch is not counted: workers start and kernels are chosen in it
+            self._start = _now(pl_module.device)
+            return
+        self._batches += 1
+        self._pairs += len(batch["id"])
+        self._flops += self._count(pl_module, batch)
+        if self._batches == self.every_n_steps:
+            seconds = _now(pl_module.device) - self._start
+            pl_module.log_dict(self._figures(trainer, pl_module.device, seconds))
+            self._forget()
+            self._start = _now(pl_module.device)
+
+    def _count(self, task: LightningModule, batch: Batch) -> int:
+        """FLOPs of forward and backward pass, which costs twice the forward."""
+        backbone = getattr(task, "backbone", None)
+        if task.device.type != "cuda" or not isinstance(backbone, MedViLL):
+            return 0
+        sampled = getattr(task, "num_visual_samples", None)
+        size, length = batch["input_ids"].shape
+        return 3 * size * backbone.flops(sampled, length)
+
+    def _figures(self, trainer: Trainer, device: torch.device, seconds: float) -> dict[str, float]:
+        figures = {"throughput/pairs_per_second": self._pairs * trainer.world_size / seconds}
+        if device.type == "cuda":
+            figures["throughput/memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+            dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+            available = get_available_flops(device, dtype)
+            if available and self._flops:
+                figures["throughput/mfu"] = self._flops / seconds / available
+        return figures
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@runtime_checkable
+class _FillsMasks(Protocol):
+    def fill_masks(self, batch: Batch) -> list[MaskedReport]: ...
+
+
+class ExampleTable(Callback):
+    """Sends a table of examples to Weights & Biases after validation: image, report, hidden words and predictions.
+
+    Text and images of a credentialed corpus are not sent, and a corpus that does not say counts as
+    credentialed: the callback warns and stays silent, unless ``allow_credentialed`` is set.
+
+    Args:
+        num_examples: rows of the table.
+        allow_credentialed: send examples of a credentialed corpus too. Its terms may forbid it.
+    """
+
+    def __init__(self, num_examples: int = 8, allow_credentialed: bool = False) -> None:
+        self.num_examples, self.allow_credentialed = num_examples, allow_credentialed
+        self._batch: Batch | None = None
+        self._is_on = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Decide whether examples are sent, and say why not."""
+        data = getattr(trainer, "datamodule", None)
+        self._is_on = False
+        if not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            rank_zero_warn("ExampleTable sends nothing: it needs a WandbLogger")
+        elif getattr(data, "is_credentialed", True) and not self.allow_credentialed:
+            rank_zero_warn(
+                f"ExampleTable sends nothing: the corpus {getattr(data, 'name', '(unknown)')} is credentialed, so its "
+                "text and images must not leave this machine; if its terms permit it, set allow_credentialed"
+            )
+        elif not isinstance(pl_module, _FillsMasks):
+            rank_zero_warn(f"ExampleTable sends nothing: {type(pl_module).__name__} has no fill_masks")
+        else:
+            self._is_on = True
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the middle batch, whose reports have the usual length."""
+        num_batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        if self._is_on and batch_idx == int(num_batches[dataloader_idx]) // 2:
+            self._batch = batch
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the table, from the first process."""
+        batch, self._batch = self._batch, None
+        if batch is None or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        filled = cast(_FillsMasks, pl_module).fill_masks(batch)[: self.num_examples]
+        image_of = dict(zip(batch["id"], batch["image"].cpu(), strict=True))
+        columns = ["id", "image", "report", "hidden words: predictions", "match probability"]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                rows = [_table_row(report, image_of[report.id]) for report in filled]
+                logger.log_table("val/examples", columns=columns, data=rows)
+
+
+def _table_row(report: MaskedReport, image: Tensor) -> list[object]:
+    import wandb
+
+    words = [f"[{token}]" if place in report.hidden else token for place, token in enumerate(report.tokens)]
+    guesses = [
+        f"{report.tokens[place]}: {words[0]} {probability[0]:.2f}"
+        for place, words, probability in zip(report.hidden, report.predictions, report.probabilities, strict=True)
+    ]
+    picture = wandb.Image(image[0].numpy(), mode="L")
+    return [report.id, picture, " ".join(words), "; ".join(guesses), report.match_probability]
+
+
+class PredictionTable(BasePredictionWriter):
+    """Writes what ``predict`` gives, rows of all processes together, as ``predictions.csv``.
+
+    Args:
+        path: where to write; by default into the folder of the run.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to write over an older table before any work is done.
+
+        Raises:
+            FileExistsError: if there is a file at ``path``.
+        """
+        self._target = (
+            Path(self.path) if self.path else Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        )
+        if stage == "predict" and self._target.exists():
+            raise FileExistsError(f"{self._target} is there already: move it away or give another path")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Sequence[Mapping[str, object]]],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Gather the rows of all processes and write them, sorted by identifier."""
+        rows = [row for batch in predictions for row in batch]
+        if trainer.world_size > 1:
+            parts: list[list[Mapping[str, object]]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        if trainer.is_global_zero:
+            rows.sort(key=lambda row: str(row["id"]))
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._target, text.getvalue().encode())
+            rank_zero_info(f"{len(rows):,} predictions are in {self._target}")

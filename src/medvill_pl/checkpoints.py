@@ -1,11 +1,12 @@
 """Checkpoints that are whole or not there at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from medvill_pl.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,27 +26,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
+            with replacing(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-            _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"the checkpoint {target} could not be written ({error}); an earlier one is still whole"
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.images import encode_png, fit_square, read_grey
+from medvill_pl.files import write_atomically
 
 SCHEMA_VERSION = 1
 SHARD_ROWS = 256
@@ -96,19 +97,6 @@ class CorpusInfo:
                 f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
             )
         return cls(**values)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a crash."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

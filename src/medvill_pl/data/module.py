@@ -12,9 +12,9 @@ from medvill_pl.data.batches import (
     BatchPlan,
     Examples,
     Negatives,
+    NonMatchingIndex,
     PairDataset,
     PairSampler,
-    NonMatchingIndex,
     index_negatives,
 )
 from medvill_pl.language import MAX_WORDS, ReportTokenizer

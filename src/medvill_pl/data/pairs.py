@@ -61,6 +61,25 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_reports(source: Path, column: str) -> list[str]:
+    """Read the texts of a prepared corpus (its training split) or of a table.
+
+    Args:
+        source: folder of a corpus, or a table as :func:`read_table` takes it.
+        column: column of the table with the text.
+
+    Raises:
+        FileNotFoundError: if there is no such corpus or table.
+        ValueError: if the table has no such column.
+    """
+    if source.is_dir():
+        return CorpusExamples(source, "train", CorpusInfo.read(source).image_size).reports
+    table = read_table(source)
+    if column not in table[0]:
+        raise ValueError(f"{source} has no column {column!r}; it has {', '.join(map(str, table[0]))}")
+    return [_text(row[column]) for row in table]
+
+
 def _text(value: object) -> str:
     """A cell as text; missing values of every kind are empty."""
     is_missing = value is None or value != value  # NaN alone differs from itself

@@ -7,13 +7,14 @@ A film is first a map of density, about 0 (air, black) to 1 (metal, white).
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvill_pl.synthetic.study import Draw, Observation, Study
 
-Map = NDArray[np.float32]
+Map = NDArray[np.floating[Any]]
 
 _ZONE_Y = {"upper": -0.42, "mid": -0.08, "lower": 0.24}
 _F = np.float32
@@ -217,9 +218,9 @@ class _Film:
         widen = 0.0
         for observation in self.study.find("Enlarged Cardiomediastinum"):
             widen = 0.01 + 0.095 * observation.strength
-        bulge = np.exp(-_F(14) * (y + _F(0.34)) ** 2)
-        half = _F(body.mediastinum) + _F(0.03) * y * y + _F(widen) * bulge
-        knob = _F(0.075) * np.exp(-_F(70) * (y + _F(0.3)) ** 2) * (x > 0)
+        bulge: Map = np.exp(-_F(14) * (y + _F(0.34)) ** 2)
+        half: Map = _F(body.mediastinum) + _F(0.03) * y * y + _F(widen) * bulge
+        knob: Map = _F(0.075) * np.exp(-_F(70) * (y + _F(0.3)) ** 2) * (x > 0)
         middle = _step(half + knob - np.abs(x - _F(0.01)), 0.025) * _step(self.diaphragm + _F(0.1) - y, 0.1)
         solid = np.maximum(heart, middle)
         self.heart = solid

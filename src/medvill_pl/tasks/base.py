@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch, derive_seed
@@ -107,6 +107,7 @@ class BaseTask(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Build the metrics and check that data and backbone speak of the same tokens and images."""
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.train_metrics, self.val_metrics, self.test_metrics = (
             nn.ModuleDict({group: m.clone(prefix=f"{name}/") for group, m in self.metrics(name).items()})
             for name in ("train", "val", "test")
@@ -148,16 +149,14 @@ class BaseTask(LightningModule, ABC):
                 f"the batch is {', '.join(batch['id'])}"
             )
         size = len(batch["id"])
-        self.log(
-            f"{stage}/loss",
-            output.loss,
-            prog_bar=True,
-            on_step=stage == "train",
-            on_epoch=stage != "train",
-            batch_size=size,
-        )
-        for name, loss in output.losses.items() if stage == "train" else ():
-            self.log(f"train/{name}", loss, batch_size=size)
+        if stage == "train":
+            self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
+            for name, loss in output.losses.items():
+                self.log(f"train/{name}", loss, batch_size=size)
+        else:
+            mean: MeanMetric = getattr(self, f"{stage}_loss")
+            mean.update(output.loss.detach(), size)
+            self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=size)
         for group, (preds, target) in output.scored.items():
             metrics = getattr(self, f"{stage}_metrics")[group]
             metrics.update(preds.detach(), target)

@@ -1,5 +1,6 @@
 """Pre-training: masked language modelling and image-report matching (MedViLL, Sec. III-B.4)."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -142,6 +143,12 @@ class PretrainingTask(BaseTask):
 
     def _runs_both(self, stage: str) -> bool:
         return self._strategy is MaskStrategy.BI_SEQ2SEQ and stage != "train"
+
+    def setup(self, stage: str) -> None:
+        """Build the metrics and check the data, as every task does."""
+        super().setup(stage)
+        # Lightning warns of the hook below wherever there is a data module.
+        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words, on the CPU, so that the device never waits to learn how many."""

@@ -1,0 +1,127 @@
+"""The command ``medvill``: a table of verbs, each imported when it is asked for."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import medvill_pl
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
+
+
+def _job(verb: str, options: list[str]) -> None:
+    from medvill_pl.jobs import run
+
+    run(verb, options)
+
+
+def _tokenizer(verb: str, options: list[str]) -> None:
+    parser = _Parser(f"medvill {verb}", description="Learn a WordPiece vocabulary from reports.")
+    parser.add_argument("action", choices=["train"])
+    parser.add_argument("corpus", help="a prepared corpus (its training split is read), or a .csv, .jsonl or .parquet")
+    parser.add_argument("output", type=Path, help="folder to write tokenizer.json and vocab.txt to")
+    parser.add_argument("--report-column", default="report", help="column with the text (default: report)")
+    parser.add_argument("--vocab-size", type=int, default=30522, help="most tokens to learn (default: 30522, as BERT)")
+    parser.add_argument("--min-frequency", type=int, default=2, help="rarest pair of pieces to join (default: 2)")
+    chosen = parser.parse_args(options)
+
+    from medvill_pl.data.pairs import read_reports
+    from medvill_pl.language import ReportTokenizer
+
+    if chosen.output.exists():
+        raise FileExistsError(f"{chosen.output} is there already: move it away or choose another folder")
+    reports = read_reports(Path(chosen.corpus), chosen.report_column)
+    tokenizer = ReportTokenizer.train(reports, chosen.vocab_size, chosen.min_frequency)
+    tokenizer.save(chosen.output)
+    print(f"{tokenizer.vocab_size:,} tokens from {len(reports):,} reports are in {chosen.output}")
+
+
+def _demo(verb: str, options: list[str]) -> None:
+    parser = _Parser(f"medvill {verb}", description="Pre-train a small backbone on the embedded corpus and show it.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo"), help="folder to write report.html to (default: demo)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and masking (default: 0)")
+    chosen = parser.parse_args(options)
+
+    from medvill_pl.demo import run
+
+    run(chosen.output, chosen.seed)
+
+
+class _Verb(NamedTuple):
+    run: Callable[[str, list[str]], None]
+    summary: str
+
+
+_VERBS = {
+    "fit": _Verb(_job, "train a task by a recipe"),
+    "validate": _Verb(_job, "score a checkpoint on the validation split"),
+    "test": _Verb(_job, "score a checkpoint on the test split"),
+    "predict": _Verb(_job, "write a table of predictions for the test split"),
+    "tokenizer": _Verb(_tokenizer, "train a WordPiece vocabulary on the reports of a corpus"),
+    "demo": _Verb(_demo, "pre-train a small backbone on the embedded corpus and show it on a page"),
+}
+_HELP = f"""usage: medvill VERB [OPTIONS]
+
+Medical vision-language learning: MedViLL and its tasks. For research, not a medical device.
+
+verbs:
+{chr(10).join(f"  {name:<10} {verb.summary}" for name, verb in _VERBS.items())}
+
+  medvill VERB --help   the options of a verb
+  medvill --version     the version
+  --traceback           with any verb: show where an error comes from (or set MEDVILL_TRACEBACK=1)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        arguments: the command line without the program; by default that of the process.
+
+    Returns:
+        The exit code: 0, 1 for an error, 2 for a wrong command line, 130 if interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    wants_traceback = "--traceback" in words or bool(os.environ.get("MEDVILL_TRACEBACK"))
+    words = [word for word in words if word != "--traceback"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(medvill_pl.__version__)
+        return 0
+    verb, options = words[0], words[1:]
+    if verb not in _VERBS:
+        print(f"medvill: no verb {verb!r}: choose one of {', '.join(_VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        _VERBS[verb].run(verb, options)
+    except KeyboardInterrupt:
+        print(f"medvill {verb}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if wants_traceback:
+            raise
+        print(f"medvill {verb}: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    """An error as one line; the type is named where the message alone would say too little."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.strerror}: {error.filename}"
+    is_expected = isinstance(error, OSError | ValueError | RuntimeError)
+    return text if is_expected and text else f"{type(error).__name__}: {text} (--traceback shows where)"
