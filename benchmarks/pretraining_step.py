@@ -3,8 +3,7 @@
 A step goes from a batch on the CPU to updated weights: hide words, move to the device, forward, backward, AdamW. The
 plain reading pads to the longest text the model takes, scores the vocabulary at every word, adds a dense float mask to
 the attention scores, updates one tensor at a time, and computes in float32. Each level then changes one thing, up to
-the library as a user runs it. All levels share weights, batches and draws, and take turns, so that a machine that
-slows down slows them all.
+the library as a user runs it. Levels share batches and draws and take turns, so that a slow minute slows them all.
 """
 
 import argparse
@@ -15,8 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from enum import IntEnum
-from typing import Any, NamedTuple
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,81 +34,45 @@ from medvill_pl.language import MAX_WORDS, SPECIAL_TOKENS
 
 AIMS = {"cpu": 2.5, "cuda": 6.0}
 BUCKET_BATCHES = 4  # the data modules' default
-FULL: BackboneConfig = {}  # the class defaults are the paper's sizes
-SMALL = BackboneConfig(
-    vision="resnet_tiny", image_size=64, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64
-)
+FULL = BackboneConfig(image_size=512)  # for the rest, the defaults are the paper's
+SMALL = BackboneConfig(vision="resnet_tiny", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
+Level = IntEnum("Level", "PLAIN PADDING LOGITS ATTENTION ADAMW CHANNELS_LAST BF16 COMPILE", start=0)  # each adds one
 
 
-class Level(IntEnum):
-    """What is switched on, each with all those before it."""
-
-    PLAIN = 0
-    PADDING = 1
-    LOGITS = 2
-    ATTENTION = 3
-    ADAMW = 4
-    CHANNELS_LAST = 5
-    BF16 = 6
-    COMPILE = 7
-
-
-NAMES = (
-    "plain reading",
-    "+ padding to the batch's longest",
-    "+ logits at hidden words only",
-    "+ fused attention",
-    "+ fused AdamW",
-    "+ channels-last CNN",
-    "+ bf16 autocast",
-    "+ torch.compile",
-)
-
-
-class MadeUpPairs:
+def made_up_pairs(num_pairs: int, image_size: int, vocab: list[str]) -> SimpleNamespace:
     """Pairs of noise and made-up words, as long as reports are.
 
     Lengths are log-normal with a median of 55 word pieces and sigma 0.5 (mean 62, 95 % under 126), clipped to
     8..253: an assumption close to the longer of Findings and Impression in MIMIC-CXR.
     """
-
-    def __init__(self, num_pairs: int, image_size: int, vocab: list[str]) -> None:
-        rng = np.random.default_rng(0)
-        lengths = rng.lognormal(np.log(55), 0.5, num_pairs).round().clip(8, MAX_WORDS).astype(int)
-        self.ids = [f"pair-{number}" for number in range(num_pairs)]
-        self.reports = [" ".join(rng.choice(vocab, length)) for length in lengths]
-        self.labels = np.full((num_pairs, len(FINDINGS)), np.nan, dtype=np.float32)
-        self._side = image_size
-
-    def image(self, index: int) -> Tensor:
-        """Noise, uint8, shape ``(1, side, side)``."""
-        noise = torch.Generator().manual_seed(index)
-        return torch.randint(256, (1, self._side, self._side), dtype=torch.uint8, generator=noise)
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(np.log(55), 0.5, num_pairs).round().clip(8, MAX_WORDS).astype(int)
+    noise = torch.from_numpy(rng.integers(0, 256, (1, image_size + num_pairs, image_size), dtype=np.uint8))
+    return SimpleNamespace(
+        ids=[f"pair-{number}" for number in range(num_pairs)],
+        reports=[" ".join(rng.choice(vocab, length)) for length in lengths],
+        labels=np.full((num_pairs, len(FINDINGS)), np.nan, dtype=np.float32),
+        image=lambda index: noise[:, index : index + image_size],
+    )
 
 
-def make_tokenizer(vocab_size: int) -> ReportTokenizer:
-    """A tokenizer of so many tokens, all but the special ones whole words."""
-    words = [f"word{number}" for number in range(vocab_size - len(SPECIAL_TOKENS))]
+@cache
+def make_tokenizer(small: bool) -> ReportTokenizer:
+    """A tokenizer with as many tokens as BERT's, or few; all but the special ones are whole words."""
+    words = [f"word{number}" for number in range((300 if small else 30_522) - len(SPECIAL_TOKENS))]
     return ReportTokenizer.from_vocab([*SPECIAL_TOKENS, *words])
 
 
-def make_batches(options: argparse.Namespace, batch_size: int) -> list[Batch]:
+def make_batches(options: argparse.Namespace) -> list[Batch]:
     """One batch a round, cut, paired and padded as in training."""
-    tokenizer = make_tokenizer(options.vocab_size)
-    num_pairs = batch_size * BUCKET_BATCHES * -(-options.steps // BUCKET_BATCHES)
-    vocab = tokenizer.tokens(tokenizer.ordinary_ids.tolist())
-    dataset = PairDataset(MadeUpPairs(num_pairs, options.image_size, vocab), tokenizer, MAX_WORDS, "train", seed=0)
+    tokenizer, image_size = make_tokenizer(options.small), (SMALL if options.small else FULL)["image_size"]
+    num_pairs = options.batch * BUCKET_BATCHES * -(-options.steps // BUCKET_BATCHES)
+    pairs = made_up_pairs(num_pairs, image_size, tokenizer.tokens(tokenizer.ordinary_ids.tolist()))
+    dataset = PairDataset(pairs, tokenizer, MAX_WORDS, "train", seed=0)
     negatives = NonMatchingIndex(np.arange(num_pairs))
-    plan = BatchPlan(dataset.lengths, negatives, batch_size, 1, seed=0, bucket_batches=BUCKET_BATCHES)
+    plan = BatchPlan(dataset.lengths, negatives, options.batch, 1, seed=0, bucket_batches=BUCKET_BATCHES)
     requests = [BatchRequest(0, images.tolist(), reports.tolist()) for images, reports in plan.train(0)]
     return [dataset[request] for request in requests[: options.steps]]
-
-
-def pad_fully(batch: Batch, pad_id: int) -> Batch:
-    """Pad texts to the longest that the model takes."""
-    missing = MAX_WORDS + 1 - batch["input_ids"].shape[1]
-    input_ids = nn.functional.pad(batch["input_ids"], (0, missing), value=pad_id)
-    return Batch(**{**batch, "input_ids": input_ids, "text_mask": nn.functional.pad(batch["text_mask"], (0, missing))})
 
 
 def dense_mask(encoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -126,110 +93,97 @@ def plain_loss(task: PretrainingTask, batch: Batch) -> Tensor:
     return mlm + nn.functional.binary_cross_entropy_with_logits(matching, batch["matched"].float())
 
 
-class Runner:
-    """Builds the model and steps it at any level.
+@cache
+def make_task(small: bool, device: str, channels_last: bool, compiled: bool) -> PretrainingTask:
+    """The task, with the same weights every time."""
+    backbone: BackboneConfig = {**(SMALL if small else FULL), "tokenizer": make_tokenizer(small).to_json()}
+    backbone["channels_last"] = channels_last
+    torch.manual_seed(0)
+    task = PretrainingTask(backbone, num_visual_samples=10 if small else 180, compile=compiled)
+    task.backbone.encoder.register_forward_pre_hook(dense_mask, with_kwargs=True)
+    task.trainer = Trainer(accelerator=device, devices=1, logger=False, barebones=True)
+    task.setup("fit")
+    return task.to(device).train()
 
-    Levels that need no other memory layout or compiler share one task; optimizers of one kind share their state.
-    """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.device = options, torch.device(options.device)
-        self._tasks: dict[tuple[bool, bool], PretrainingTask] = {}
-        self._optimizers: dict[tuple[int, bool], torch.optim.Optimizer] = {}
+@cache
+def make_optimizer(task: PretrainingTask, fused: bool) -> torch.optim.Optimizer:
+    """The task's own optimizer, told to go from tensor to tensor where it is not to be fused."""
+    optimizer: torch.optim.Optimizer = task.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups if not fused else ():
+        group |= {"fused": False, "foreach": False}
+    return optimizer
 
-    def task(self, level: Level) -> PretrainingTask:
-        """The task of a level, with the same weights at all levels."""
-        key = (level >= Level.CHANNELS_LAST, level >= Level.COMPILE)
-        if key not in self._tasks:
-            sizes = SMALL if self.options.small else FULL
-            tokenizer = make_tokenizer(self.options.vocab_size).to_json()
-            backbone = BackboneConfig(**{**sizes, "tokenizer": tokenizer, "channels_last": key[0]})
-            torch.manual_seed(0)
-            task = PretrainingTask(backbone, num_visual_samples=self.options.num_visual_samples, compile=key[1])
-            task.backbone.encoder.register_forward_pre_hook(dense_mask, with_kwargs=True)
-            task.trainer = Trainer(
-                accelerator=self.device.type, devices=1, logger=False, barebones=True, enable_model_summary=False
-            )
-            task.setup("fit")
-            self._tasks[key] = task.to(self.device).train()
-        task = self._tasks[key]
-        task.backbone.encoder.config._attn_implementation = "sdpa" if level >= Level.ATTENTION else "eager"
-        return task
 
-    def _optimizer(self, level: Level) -> torch.optim.Optimizer:
-        task, is_fused = self.task(level), level >= Level.ADAMW
-        if (id(task), is_fused) not in self._optimizers:
-            optimizer = task.configure_optimizers()["optimizer"]
-            if not is_fused:
-                groups = [{k: g[k] for k in ("params", "weight_decay")} for g in optimizer.param_groups]
-                optimizer = torch.optim.AdamW(groups, lr=task.lr, foreach=False, fused=False)
-            self._optimizers[id(task), is_fused] = optimizer
-        return self._optimizers[id(task), is_fused]
+def task_at(level: Level, options: argparse.Namespace) -> PretrainingTask:
+    """The task of a level; levels of one memory layout share it."""
+    task = make_task(options.small, options.device, level >= Level.CHANNELS_LAST, level >= Level.COMPILE)
+    task.backbone.encoder.config._attn_implementation = "sdpa" if level >= Level.ATTENTION else "eager"
+    return task
 
-    def loss(self, level: Level, batch: Batch) -> Tensor:
-        """Hide words, move the batch to the device and compute the loss."""
-        task = self.task(level)
-        hidden = task.hide_words(batch)
-        moved = Batch(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in hidden.items()})
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=level >= Level.BF16):
-            return task._step(moved).loss if level >= Level.LOGITS else plain_loss(task, moved)
 
-    def step(self, level: Level, batch: Batch) -> float:
-        """Run one step and return its seconds."""
-        optimizer = self._optimizer(level)
-        if level < Level.PADDING:
-            batch = pad_fully(batch, self.task(level).backbone.tokenizer.pad_id)
+def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
+    """Pad as the level does, hide words, move the batch to the device and compute the loss."""
+    task = task_at(level, options)
+    if level < Level.PADDING:
+        missing = (0, MAX_WORDS + 1 - batch["input_ids"].shape[1])
+        input_ids = nn.functional.pad(batch["input_ids"], missing, value=task.backbone.tokenizer.pad_id)
+        batch = Batch({**batch, "input_ids": input_ids, "text_mask": nn.functional.pad(batch["text_mask"], missing)})
+    batch = task.hide_words(batch)
+    batch = Batch({k: v.to(options.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+    with torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):
+        return task._step(batch).loss if level >= Level.LOGITS else plain_loss(task, batch)
+
+
+def clock(device: str) -> float:
+    """Seconds, once the device has done what was asked of it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def step(level: Level, options: argparse.Namespace, batch: Batch) -> float:
+    """Run one step and return its seconds."""
+    optimizer = make_optimizer(task_at(level, options), level >= Level.ADAMW)
+    torch.manual_seed(0)
+    start = clock(options.device)
+    loss_of(level, options, batch).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return clock(options.device) - start
+
+
+@torch.no_grad()
+def check(options: argparse.Namespace, batch: Batch) -> dict[str, float]:
+    """Compute the losses of the plain reading and of ours in float32 without dropout, which must agree."""
+    losses = {}
+    for name, level in (("plain", Level.PLAIN), ("ours", Level.CHANNELS_LAST)):
+        dropouts = [module for module in task_at(level, options).modules() if isinstance(module, nn.Dropout)]
+        for module in dropouts:
+            module.p = 0.0
         torch.manual_seed(0)
-        self._wait()
-        start = time.perf_counter()
-        self.loss(level, batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        self._wait()
-        return time.perf_counter() - start
+        losses[name] = loss_of(level, options, batch).item()
+        for module in dropouts:
+            module.p = 0.1
+    # Attention without a mask already moves the loss of random weights by 6e-4.
+    assert abs(losses["ours"] / losses["plain"] - 1) <= 1e-4, f"the losses differ: {losses}"
+    return losses
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
-    def check(self, batch: Batch) -> tuple[float, float]:
-        """Losses of the plain reading and of ours without dropout, which must agree; at the level of channels-last."""
-        losses = []
-        for level in (Level.PLAIN, Level.CHANNELS_LAST):
-            task = self.task(level)
-            dropouts = [module for module in task.modules() if isinstance(module, nn.Dropout)]
-            rates = [module.p for module in dropouts]
-            for module in dropouts:
-                module.p = 0.0
-            torch.manual_seed(0)
-            padded = batch if level else pad_fully(batch, task.backbone.tokenizer.pad_id)
-            with torch.no_grad():
-                losses.append(self.loss(level, padded).item())
-            for module, rate in zip(dropouts, rates, strict=True):
-                module.p = rate
-        plain, ours = losses
-        assert abs(ours - plain) <= 1e-3 * plain, f"the plain reading's loss is {plain}, ours {ours}"
-        return plain, ours
-
-    def matmul_peak(self, dtype: torch.dtype) -> float:
-        """FLOP a second of the best of some large matrix products."""
-        size, repeats = (8192, 20) if self.device.type == "cuda" else (2048, 8)
-        a = torch.randn(size, size, device=self.device).to(dtype)
-        seconds = []
-        for _ in range(repeats):
-            self._wait()
-            start = time.perf_counter()
-            a @ a
-            self._wait()
-            seconds.append(time.perf_counter() - start)
-        return 2 * size**3 / min(seconds)
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """FLOP a second of the best of some large matrix products."""
+    size = 8192 if device == "cuda" else 2048
+    matrix, seconds = torch.randn(size, size, device=device).to(dtype), []
+    for _ in range(10):
+        start = clock(device)
+        matrix @ matrix
+        seconds.append(clock(device) - start)
+    return 2 * size**3 / min(seconds)
 
 
 def peak_memory(options: argparse.Namespace, level: Level, batch_size: int) -> int | None:
-    """Peak bytes of two steps of one level in a process of their own; None if the device's memory runs out.
-
-    To be called while this process is small: Linux hands a child its parent's peak.
-    """
+    """Run ``measure_memory`` in a process of its own; None if a GPU's memory runs out."""
+    # Linux hands a child its parent's peak, so this comes before anything large.
     command = [sys.executable, __file__, "--memory-of", str(int(level)), "--device", options.device]
     command += ["--batch", str(batch_size), "--steps", str(options.steps)] + ["--small"] * options.small
     result = subprocess.run(command, capture_output=True, text=True)
@@ -242,10 +196,9 @@ def peak_memory(options: argparse.Namespace, level: Level, batch_size: int) -> i
 
 def measure_memory(options: argparse.Namespace) -> int:
     """Peak bytes of two steps of one level in this process: allocated on a GPU, resident on a CPU."""
-    runner = Runner(options)
-    longest = max(make_batches(options, options.batch), key=lambda batch: batch["input_ids"].shape[1])
+    longest = max(make_batches(options), key=lambda batch: batch["input_ids"].shape[1])
     for _ in range(2):  # the second has AdamW's moments in memory from the start
-        runner.step(Level(options.memory_of), longest)
+        step(Level(options.memory_of), options, longest)
     if options.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -253,26 +206,14 @@ def measure_memory(options: argparse.Namespace) -> int:
 
 def largest_batch(options: argparse.Namespace) -> int:
     """Double the plain reading's batch till memory runs out, then take what fills 90 % of the device."""
-    sizes, peaks = [], []
-    size = 8
+    peaks, size = {}, 4
     while (peak := peak_memory(options, Level.PLAIN, size)) is not None:
-        sizes, peaks, size = [*sizes, size], [*peaks, peak], 2 * size
-    if len(sizes) < 2:
-        raise MemoryError("the plain reading does not fit with 16 pairs: give --batch")
-    per_pair = (peaks[-1] - peaks[-2]) / (sizes[-1] - sizes[-2])
-    total = torch.cuda.get_device_properties(0).total_memory
-    return int(sizes[-1] + (0.9 * total - peaks[-1]) / per_pair) // 2 * 2
-
-
-class Row(NamedTuple):
-    """Figures of one level; memory in GiB, work in TFLOP, use as a share of the matmul peak of its dtype."""
-
-    name: str
-    seconds: float
-    speed_up: float
-    memory: float | None
-    work: float
-    use: float
+        peaks[size], size = peak, 2 * size
+    if len(peaks) < 2:
+        raise MemoryError("the plain reading does not fit with 8 pairs: give --batch")
+    (half, less), (most, peak) = list(peaks.items())[-2:]
+    free = 0.9 * torch.cuda.get_device_properties(0).total_memory - peak
+    return int(most + free * (most - half) / (peak - less)) // 2 * 2
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -280,71 +221,67 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.batch is None:
         options.batch = largest_batch(options) if options.device == "cuda" else 2
     levels = [level for level in Level if options.compile or level < Level.COMPILE]
-    weighed = levels[:: len(levels) - 1] if options.small else levels  # a process each, so only two where time is short
+    weighed = levels[:: len(levels) - 1] if options.small else levels  # each costs a process
     memory = {level: peak_memory(options, level, options.batch) for level in weighed}
 
-    runner, batches = Runner(options), make_batches(options, options.batch)
-    plain, ours = runner.check(batches[0])
+    batches = make_batches(options)
+    losses = check(options, batches[0])
     work: dict[Level, int] = {}
     for level in levels:
-        with FlopCounterMode(display=False) as counter:
-            if level <= Level.LOGITS:  # later levels do the same arithmetic, but not all kernels are counted
-                runner.step(level, batches[0])
-        work[level] = counter.get_total_flops() or work[Level.LOGITS]
-        for batch in batches if options.device == "cuda" else batches[:1]:
-            runner.step(level, batch)
+        # Later levels do the same arithmetic, but not all of their kernels are counted.
+        with FlopCounterMode(display=False) if level <= Level.LOGITS else nullcontext() as counter:
+            step(level, options, batches[0])
+        work[level] = counter.get_total_flops() if counter else work[Level.LOGITS]
+        for batch in batches if options.device == "cuda" else ():  # the allocator learns all shapes
+            step(level, options, batch)
     seconds: dict[Level, list[float]] = {level: [] for level in levels}
     for batch in batches:
         for level in levels:
-            seconds[level].append(runner.step(level, batch))
-    peaks = {dtype: runner.matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
+            seconds[level].append(step(level, options, batch))
+    peaks = {dtype: matmul_peak(options.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
 
     rows = []
     for level in levels:
         median = statistics.median(seconds[level])
-        dtype = torch.bfloat16 if level >= Level.BF16 else torch.float32
-        speed_up = statistics.median(seconds[Level.PLAIN]) / median
-        gib = memory[level] / 2**30 if memory.get(level) else None
-        rows.append(
-            Row(NAMES[level], median, speed_up, gib, work[level] / 1e12, work[Level.LOGITS] / median / peaks[dtype])
-        )
+        peak = peaks[torch.bfloat16 if level >= Level.BF16 else torch.float32]
+        row = {"level": ("+ " if level else "") + level.name.lower().replace("_", "-")}
+        row |= {"seconds": median, "speed_up": statistics.median(seconds[Level.PLAIN]) / median}
+        row |= {"gib": memory[level] / 2**30 if level in memory else None}
+        rows.append(row | {"tflop": work[level] / 1e12, "mfu": work[Level.LOGITS] / median / peak})
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name()
-        if options.device == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        "device": f"{device}, torch {torch.__version__}",
         "batch": options.batch,
-        "steps": options.steps,
         "text_tokens": [batch["input_ids"].shape[1] for batch in batches],
-        "loss": {"plain": plain, "ours": ours},
-        "matmul_peak_tflops": {str(dtype): peak / 1e12 for dtype, peak in peaks.items()},
+        "loss": losses,
+        "matmul_tflops": {str(dtype).removeprefix("torch."): peak / 1e12 for dtype, peak in peaks.items()},
         "aim": AIMS[options.device],
-        "rows": [row._asdict() for row in rows],
+        "rows": rows,
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table."""
-    print(f"{result['device']}, torch {result['torch']}, batch {result['batch']}, median of {result['steps']} steps")
-    print(f"tokens of text in each batch: {result['text_tokens']}; plain: {MAX_WORDS + 1}")
-    print(f"loss in float32 without dropout: plain {result['loss']['plain']:.6f}, ours {result['loss']['ours']:.6f}")
-    print(
-        "matmul peak: " + ", ".join(f"{k} {v:.2f} TFLOP/s" for k, v in result["matmul_peak_tflops"].items()), end="\n\n"
-    )
-    print("| level | s/step | speed-up | peak memory, GiB | TFLOP done | needed FLOP/s of peak |")
+def show(result: dict[str, Any], path: str | None) -> None:
+    """Print the table, and write the figures where a path is given."""
+    if path:
+        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"{result['device']}, batch {result['batch']}, median of {len(result['text_tokens'])} steps")
+    print(f"text tokens of each batch: {result['text_tokens']}; plain: {MAX_WORDS + 1}")
+    print("loss in float32 without dropout:", ", ".join(f"{k} {v:.6f}" for k, v in result["loss"].items()))
+    print("matmul TFLOP/s:", ", ".join(f"{k} {v:.3g}" for k, v in result["matmul_tflops"].items()), end="\n\n")
+    print("| level | s/step | speed-up | peak GiB | TFLOP | MFU |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for row in (Row(**row) for row in result["rows"]):
-        memory = "-" if row.memory is None else f"{row.memory:.2f}"
-        figures = f"{row.seconds:.3f} | {row.speed_up:.2f} | {memory} | {row.work:.3g} | {row.use:.1%}"
-        print(f"| {row.name} | {figures} |")
+    for row in result["rows"]:
+        gib = "-" if row["gib"] is None else f"{row['gib']:.1f}"
+        figures = f"{row['seconds']:.3g} | {row['speed_up']:.2f} | {gib} | {row['tflop']:.3g} | {row['mfu']:.0%}"
+        print(f"| {row['level']} | {figures} |")
     print(f"\nspeed-up {result['rows'][-1]['speed_up']:.2f}, aim {result['aim']}")
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    on_gpu = torch.cuda.is_available()
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if on_gpu else "cpu")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
     parser.add_argument("--batch", type=int, help="pairs (default: 2 on a CPU, what fills 90 %% of a GPU)")
     parser.add_argument("--steps", type=int, help="timed steps a level (default: 3 on a CPU, 20 on a GPU)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="also compile (default: on a GPU)")
@@ -354,8 +291,6 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.steps = options.steps or (3 if options.device == "cpu" else 20)
     options.compile = options.device == "cuda" if options.compile is None else options.compile
-    options.vocab_size, options.num_visual_samples = (300, 10) if options.small else (30_522, 180)
-    options.image_size = SMALL["image_size"] if options.small else 512
     return options
 
 
@@ -365,8 +300,4 @@ if __name__ == "__main__":
     if options.memory_of is not None:
         print(measure_memory(options))
     else:
-        result = measure(options)
-        show(result)
-        if options.json:
-            with open(options.json, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=2)
+        show(measure(options), options.json)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -172,7 +173,7 @@ def _shorten(message: str) -> str:
     """Bring jsonargparse's tree of attempts down to what went wrong."""
     lines = [line.strip(" -|") for line in message.splitlines()]
     told = [line for line in lines if line and not line.startswith(_NOISE)]
-    return " ".join(dict.fromkeys(told))
+    return re.sub('Parser key "([^"]+)"', r"\1", " ".join(dict.fromkeys(told)))
 
 
 def quieten() -> None:
@@ -190,15 +191,6 @@ def quieten() -> None:
 
 def run(verb: str, arguments: list[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
-    for message in (
-        "LightningCLI.s args parameter",
-        ".*LeafSpec.*",
-        ".*dataloader.*is not resumable.*",
-        ".*does not have many workers.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
+    quieten()
     sys.path.append(os.getcwd())  # a class_path may name a module beside the recipe
     JobCLI([verb, *arguments])

@@ -112,7 +112,7 @@ class _Film:
         self.x, self.y = self._pose()
         self.abs_x = np.abs(self.x)
         self.pixel = 2 / size
-        self.heart = _F(0)
+        self.heart: Map = np.zeros((), dtype=np.float32)
 
     def _pose(self) -> tuple[Map, Map]:
         """Turn, scale and shift the grid, as no two patients stand alike."""
@@ -214,7 +214,7 @@ class _Film:
         wide = np.where(x > cx, _F(1 / (body.heart_width + grow)), _F(1 / (body.heart_width * 0.66 + 0.6 * grow)))
         u = (x - _F(cx)) * wide
         v = (y - _F(cy) - _F(0.12) * u) * _F(1 / (body.heart_height + 0.35 * grow))
-        heart = _step(1 - np.sqrt(u * u + v * v), 0.07)
+        heart: Map = _step(1 - np.sqrt(u * u + v * v), 0.07)
         widen = 0.0
         for observation in self.study.find("Enlarged Cardiomediastinum"):
             widen = 0.01 + 0.095 * observation.strength

@@ -1,0 +1,82 @@
+"""Self-contained pages: text, tables and pictures in one HTML file that needs nothing else."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from medvill_pl.files import write_atomically
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; }
+p { max-width: 46rem; } .note { color: #5a6675; font-size: .9rem; }
+table { border-collapse: collapse; background: #fff; margin: 1rem 0; }
+th, td { padding: .45rem .9rem; border: 1px solid #dde2e8; text-align: left; }
+th { background: #eef1f5; font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1rem 0; } figure > img, figure > svg { max-width: 100%; height: auto; background: #fff; }
+figcaption { color: #5a6675; font-size: .9rem; }
+.card { display: flex; gap: 1.2rem; background: #fff; border: 1px solid #dde2e8; border-radius: 6px;
+  padding: 1rem; margin: 1rem 0; align-items: flex-start; flex-wrap: wrap; }
+.card > div { flex: 1 1 22rem; } .card img { width: 256px; height: 256px; background: #000; }
+.right, .wrong { border-radius: 3px; padding: 0 .25em; white-space: nowrap; }
+.right { background: #d3eedb; } .wrong { background: #fbd9d3; } .wrong s { color: #8a3325; }
+"""
+
+
+def paragraph(text: str, is_note: bool = False) -> str:
+    """A paragraph of plain text."""
+    return f'<p class="note">{escape(text)}</p>' if is_note else f"<p>{escape(text)}</p>"
+
+
+def heading(text: str) -> str:
+    """The heading of a section."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; numbers are set to the right."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f'<td class="number">{value:.3f}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+def drawing(figure: Any, caption: str) -> str:
+    """A matplotlib figure as a drawing that scales."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def picture(pixels: Any, title: str = "") -> str:
+    """Pixels, uint8, shape ``(H, W)`` or ``(H, W, 3)``, as an image inside the page."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{code}" alt="{escape(title)}" title="{escape(title)}">'
+
+
+def card(*parts: str) -> str:
+    """Pictures and text side by side."""
+    return f'<div class="card">{"".join(parts)}</div>'
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Write the page, whole or not at all."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    body = f"<main><h1>{escape(title)}</h1>{chr(10).join(parts)}</main>"
+    html = f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>{body}</body></html>\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, html.encode())
