@@ -47,12 +47,12 @@ def made_up_pairs(num_pairs: int, image_size: int, vocab: list[str]) -> SimpleNa
     """
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(np.log(55), 0.5, num_pairs).round().clip(8, MAX_WORDS).astype(int)
-    noise = torch.from_numpy(rng.integers(0, 256, (1, image_size + num_pairs, image_size), dtype=np.uint8))
+    noise = rng.integers(0, 256, (1, image_size + num_pairs, image_size), dtype=np.uint8)
     return SimpleNamespace(
         ids=[f"pair-{number}" for number in range(num_pairs)],
         reports=[" ".join(rng.choice(vocab, length)) for length in lengths],
         labels=np.full((num_pairs, len(FINDINGS)), np.nan, dtype=np.float32),
-        image=lambda index: noise[:, index : index + image_size],
+        image=lambda index: torch.from_numpy(noise[:, index : index + image_size]),
     )
 
 
@@ -165,7 +165,7 @@ def check(options: argparse.Namespace, batch: Batch) -> dict[str, float]:
         losses[name] = loss_of(level, options, batch).item()
         for module in dropouts:
             module.p = 0.1
-    # Attention without a mask already moves the loss of random weights by 6e-4.
+    # Random weights react little: at --small, attention without any mask moves the loss by 6e-4 of it only.
     assert abs(losses["ours"] / losses["plain"] - 1) <= 1e-4, f"the losses differ: {losses}"
     return losses
 
@@ -209,9 +209,7 @@ def largest_batch(options: argparse.Namespace) -> int:
     peaks, size = {}, 4
     while (peak := peak_memory(options, Level.PLAIN, size)) is not None:
         peaks[size], size = peak, 2 * size
-    if len(peaks) < 2:
-        raise MemoryError("the plain reading does not fit with 8 pairs: give --batch")
-    (half, less), (most, peak) = list(peaks.items())[-2:]
+    (half, less), (most, peak) = list(peaks.items())[-2:]  # memory is linear in the batch
     free = 0.9 * torch.cuda.get_device_properties(0).total_memory - peak
     return int(most + free * (most - half) / (peak - less)) // 2 * 2
 
@@ -280,8 +278,7 @@ def show(result: dict[str, Any], path: str | None) -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, help="pairs (default: 2 on a CPU, what fills 90 %% of a GPU)")
     parser.add_argument("--steps", type=int, help="timed steps a level (default: 3 on a CPU, 20 on a GPU)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="also compile (default: on a GPU)")

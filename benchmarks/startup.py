@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import shutil
 import statistics
 import subprocess
@@ -27,25 +26,28 @@ def commands() -> dict[str, list[str]]:
     }
 
 
-def run(command: list[str]) -> float:
-    """Run a command and return its wall time in seconds; NaN if it fails."""
+def run(command: list[str]) -> float | None:
+    """Run a command and return its wall time in seconds; None if it fails."""
     start = time.perf_counter()
     try:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
-        return math.nan
+        return None
     return time.perf_counter() - start
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Time the commands in turn, so that a slow minute slows them all; a first round only fills the caches."""
     timed = commands()
-    seconds = [{name: run(command) for name, command in timed.items()} for _ in range(rounds + 1)][1:]
-    medians = {name: statistics.median(turn[name] for turn in seconds) for name in timed}
-    return [
-        {"command": name, "seconds": median, "above_bare": median - medians[BARE], "aim": AIMS.get(name)}
-        for name, median in medians.items()
-    ]
+    turns = [{name: run(command) for name, command in timed.items()} for _ in range(rounds + 1)][1:]
+    bare = statistics.median(turn[BARE] for turn in turns)
+    rows = []
+    for name in timed:
+        seconds = [turn[name] for turn in turns]
+        median = None if None in seconds else statistics.median(seconds)
+        above = None if median is None else median - bare
+        rows.append({"command": name, "seconds": median, "above_bare": above, "aim": AIMS.get(name)})
+    return rows
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -54,7 +56,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     print("| --- | ---: | ---: | ---: |")
     for row in rows:
         name, aim = row["command"], f"< {row['aim']}" if row["aim"] else ""
-        figures = "fails | " if math.isnan(row["seconds"]) else f"{row['seconds']:.3f} | {row['above_bare']:.3f}"
+        figures = "fails | " if row["seconds"] is None else f"{row['seconds']:.3f} | {row['above_bare']:.3f}"
         print(f"| `{name}` | {figures} | {aim} |")
 
 

@@ -32,7 +32,8 @@ from medvill_pl.backbone import BackboneConfig
 
 torch.set_num_threads(1)
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,44 @@ def backbone(tiny: BackboneConfig) -> MedViLL:
     """A tiny backbone in evaluation mode, with weights that follow from a seed."""
     torch.manual_seed(0)
     return MedViLL(**tiny).eval()
+
+
+@pytest.fixture
+def recipes() -> Path:
+    """Folder of the recipes."""
+    return ROOT / "tasks"
+
+
+@pytest.fixture
+def tiny_model() -> list[str]:
+    """Options that shrink the backbone of any recipe to what a test can afford."""
+    sizes = {
+        "vision": "resnet_tiny",
+        "vision_weights": "none",
+        "image_size": "32",
+        "tokenizer": "synthetic",
+        "max_words": "40",
+        "hidden_size": "8",
+        "num_layers": "1",
+        "num_heads": "1",
+        "intermediate_size": "8",
+    }
+    return [f"--model.init_args.backbone.{name}={value}" for name, value in sizes.items()]
+
+
+@pytest.fixture
+def tiny_data() -> list[str]:
+    """Options that fit the data of any recipe to :func:`tiny_model`."""
+    values = {"tokenizer": "synthetic", "image_size": "32", "max_words": "40", "batch_size": "4", "num_workers": "0"}
+    return [f"--data.init_args.{name}={value}" for name, value in values.items()]
+
+
+@pytest.fixture
+def tiny_job(recipes: Path, tiny_model: list[str], tiny_data: list[str]) -> list[str]:
+    """The embedded corpus' recipe with a few pairs, for one epoch of two steps."""
+    pairs = ["--data.init_args.num_train=8", "--data.init_args.num_val=4", "--data.init_args.num_test=4"]
+    trainer = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"]
+    return ["-c", str(recipes / "pretraining/synthetic.yaml"), *tiny_model, *tiny_data, *pairs, *trainer]
 
 
 MakePairs = Callable[..., Path]

@@ -320,8 +320,10 @@ def test_sampled_visual_tokens_are_some_of_all_in_their_order(make_backbone: Cal
     torch.manual_seed(0)
     sampled = backbone.encode_image(images, num_sampled=11)
     assert sampled.shape == (6, 11, 32)
-    distance, place = torch.cdist(sampled, everything).min(dim=2)
-    assert distance.max() < 1e-4  # the distance between any two places is over 0.01
+    distances, place = torch.cdist(sampled, everything).topk(2, dim=2, largest=False)
+    assert (distances[..., 0] < 1e-3).all()
+    assert (distances[..., 1] > 1e-2).all(), "no two places look the same"
+    place = place[..., 0]
     assert (place.diff(dim=1) > 0).all()
     assert len(set(map(tuple, place.tolist()))) == 6, "a draw for each image"
     assert torch.equal(backbone.encode_image(images, num_sampled=NUM_VISUAL), everything)

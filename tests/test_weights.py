@@ -1,5 +1,6 @@
 """Tests of where weights come from: files, folders, names, the hub's cache, and what each failure says."""
 
+import os
 import re
 import shutil
 import socket
@@ -125,9 +126,7 @@ def test_missing_file_says_what_and_where_in_one_line(
         ("here", True),
     ],
 )
-def test_paths_are_told_from_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, is_path: bool
-) -> None:
+def test_paths_are_told_from_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, is_path: bool) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     assert looks_like_path(source) is is_path
@@ -146,13 +145,30 @@ def test_broken_weights_are_named_in_one_line(tmp_path: Path, name: str, content
     assert_one_line(caught.value)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": 3}, Path("code that a pickle could run")])
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": 3}, "text"])
 def test_file_without_tensors_is_no_state_dict(tmp_path: Path, content: object) -> None:
     path = tmp_path / "a.pth"
     torch.save(content, path)
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
         read_state_dict(path)
     assert_one_line(caught.value)
+
+
+class Intruder:
+    """An object whose pickle makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return os.mkdir, (self.folder,)
+
+
+def test_reading_weights_runs_no_code_of_theirs(tmp_path: Path) -> None:
+    torch.save({"weight": Intruder(tmp_path / "made")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth cannot be read as weights"):
+        read_state_dict(tmp_path / "a.pth")
+    assert not (tmp_path / "made").exists()
 
 
 def test_state_dict_is_read_from_a_training_checkpoint_too(tmp_path: Path) -> None:
@@ -233,9 +249,7 @@ def cache_for_torchvision(monkeypatch: pytest.MonkeyPatch, home: Path, url: str,
     torch.save(state, home / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
 
 
-def test_trunk_starts_from_a_name_of_torchvision(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trunk_starts_from_a_name_of_torchvision(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn = trained_cnn("resnet18")
     cache_for_torchvision(monkeypatch, tmp_path, ResNet18_Weights.IMAGENET1K_V1.url, cnn.state_dict())
     assert_trunk_is(build(vision="resnet18", vision_weights="IMAGENET1K_V1"), cnn)
@@ -262,7 +276,7 @@ def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
         (
             {"vision": "resnet18", "vision_weights": "IMAGENET1K_V1"},
             FileNotFoundError,
-            ["vision_weights", ResNet18_Weights.IMAGENET1K_V1.url, "set vision_weights to null"],
+            ["vision_weights", ResNet18_Weights.IMAGENET1K_V1.url, "set vision_weights to none"],
         ),
     ],
 )
@@ -328,7 +342,10 @@ def test_text_weights_make_the_text_side_that_bert(build: Build, tmp_path: Path)
     text = embeddings(input_ids=ids, token_type_ids=torch.ones_like(ids))
     torch.testing.assert_close(norm(backbone.report_embedding(ids)), text)
     words = backbone.report_embedding.word.weight
-    for token, place in [(backbone.tokenizer.cls_id, backbone.cls_place), (backbone.tokenizer.sep_id, backbone.sep_place)]:
+    for token, place in [
+        (backbone.tokenizer.cls_id, backbone.cls_place),
+        (backbone.tokenizer.sep_id, backbone.sep_place),
+    ]:
         first = embeddings(input_ids=torch.tensor([[token]]), token_type_ids=torch.tensor([[0]]))
         torch.testing.assert_close(norm(words[token] + place), first[0, 0])
 
@@ -390,15 +407,15 @@ def test_text_weights_of_another_size(build: Build, tmp_path: Path, sizes: dict[
 
 @pytest.mark.parametrize("source", ["owner/name", "bert-base-uncased"])
 def test_text_weights_with_the_hub_out_of_reach_name_a_remedy(build: Build, source: str) -> None:
-    with pytest.raises(FileNotFoundError, match="^text_weights") as caught:
+    with pytest.raises(FileNotFoundError, match=r"^text_weights") as caught:
         build(text_weights=source)
-    assert_one_line(caught.value, source, "give a folder with config.json", "set text_weights to null")
+    assert_one_line(caught.value, source, "give a folder with config.json", "set text_weights to none")
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "./nowhere", "an empty folder"])
 def test_text_weights_that_are_not_there(build: Build, tmp_path: Path, source: str) -> None:
     where = str(tmp_path) if source == "an empty folder" else source
-    with pytest.raises(FileNotFoundError, match="^text_weights") as caught:
+    with pytest.raises(FileNotFoundError, match=r"^text_weights") as caught:
         build(text_weights=where)
     assert_one_line(caught.value, where)
 
@@ -407,7 +424,7 @@ def test_text_weights_that_are_not_there(build: Build, tmp_path: Path, source: s
 def test_broken_text_weights_are_one_line(build: Build, tmp_path: Path, content: bytes) -> None:
     make_bert().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match="^text_weights") as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=r"^text_weights") as caught:
         build(text_weights=str(tmp_path))
     assert_one_line(caught.value, str(tmp_path))
 
@@ -420,9 +437,16 @@ def test_text_weights_without_a_part_that_is_needed(build: Build, tmp_path: Path
     state.pop("cls.predictions.decoder.weight")  # tied to the word embedding
     bert.save_pretrained(tmp_path)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="^text_weights") as caught:
+    with pytest.raises(ValueError, match=r"^text_weights") as caught:
         build(text_weights=str(tmp_path))
     assert_one_line(caught.value, str(tmp_path), lost.removesuffix("."))
+
+
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_word_none_means_no_weights(build: Build, word: str) -> None:
+    backbone = build(vision_weights=word, text_weights=word)
+    assert (backbone.hparams["vision_weights"], backbone.hparams["text_weights"]) == (None, None)
+    assert differing(backbone, build()) == set()
 
 
 # --- whole backbones from the hub
@@ -441,7 +465,7 @@ def test_backbone_comes_from_the_hub_at_the_revision_asked_for(build: Build, tmp
         assert loaded.config() == expected.config()
 
 
-@pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json", "trained_on.json"])
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json", "trained_on.json"])
 def test_folder_of_a_backbone_that_lacks_a_file_says_which(build: Build, tmp_path: Path, lost: str) -> None:
     build().save_pretrained(tmp_path)
     (tmp_path / lost).unlink()
@@ -450,7 +474,8 @@ def test_folder_of_a_backbone_that_lacks_a_file_says_which(build: Build, tmp_pat
     assert_one_line(caught.value, str(tmp_path), lost)
 
 
-def test_backbone_with_the_hub_out_of_reach_is_one_line() -> None:
+@pytest.mark.parametrize("source", ["acme/absent", "no/such/folder", "./nowhere"])
+def test_backbone_that_is_not_there_is_named_in_one_line(source: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        MedViLL.from_pretrained("acme/absent")
-    assert_one_line(caught.value, "acme/absent")
+        MedViLL.from_pretrained(source)
+    assert_one_line(caught.value, source)

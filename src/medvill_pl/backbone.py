@@ -117,12 +117,13 @@ class MedViLL(
         vision: CNN trunk.
         image_size: side of the square images, in pixels.
         vision_weights: initial weights of the trunk: a torchvision name (``IMAGENET1K_V2``), a
-            local file, a hub name (``owner/name``) or None for random ones. The paper starts from ImageNet.
+            local file, a hub name (``owner/name``), or None (also ``"none"``) for random ones. The paper
+            starts from ImageNet.
         freeze_vision_stages: how many stages of the trunk, the stem first, are not trained.
         tokenizer: what :meth:`ReportTokenizer.load` takes.
         max_words: longest report in word pieces, without SEP_L.
         text_weights: initial weights of embeddings, encoder, pooler and MLM head: a local folder or
-            a hub name that ``transformers`` can load as BERT, or None for random ones.
+            a hub name that ``transformers`` can load as BERT, or None (also ``"none"``) for random ones.
         hidden_size: width d of the transformer.
         num_layers: transformer layers.
         num_heads: attention heads a layer.
@@ -179,6 +180,7 @@ class MedViLL(
         channels_last: bool = False,
     ) -> None:
         super().__init__()
+        vision_weights, text_weights = _name_or_none(vision_weights), _name_or_none(text_weights)
         self.tokenizer = ReportTokenizer.load(tokenizer)
         tokenizer = "embedded" if tokenizer.startswith("{") else tokenizer
         self.save_hyperparameters()
@@ -460,6 +462,11 @@ class MedViLL(
         return url
 
 
+def _name_or_none(weights: str | None) -> str | None:
+    """Take the word ``none`` for None, which a command line cannot say inside a mapping."""
+    return None if weights is None or weights.lower() == "none" else weights
+
+
 def _load_vision_weights(cnn: nn.Module, vision: str, source: str) -> None:
     is_name = not looks_like_path(source) and "/" not in source
     if is_name:
@@ -480,7 +487,7 @@ def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"text_weights: {source!r} could not be loaded as a BERT, here or from the Hugging Face hub: give a folder "
-            f"with config.json and model.safetensors, or set text_weights to null ({str(error).splitlines()[0]})"
+            f"with config.json and model.safetensors, or set text_weights to none ({str(error).splitlines()[0]})"
         ) from error
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     for size in sizes:

@@ -57,7 +57,13 @@ def run(output: Path, seed: int = 0) -> None:
     start = time.perf_counter()
     seed_everything(seed)
     data = SyntheticDataModule(
-        num_train=NUM_TRAIN, num_val=NUM_TEST, num_test=NUM_TEST, batch_size=16, negatives="labels", max_words=120, seed=seed
+        num_train=NUM_TRAIN,
+        num_val=NUM_TEST,
+        num_test=NUM_TEST,
+        batch_size=16,
+        negatives="labels",
+        max_words=120,
+        seed=seed,
     )
     data.setup("fit")
     data.setup("test")

@@ -138,6 +138,13 @@ class JobCLI(LightningCLI):
         except (ArgumentError, TypeError) as error:
             raise ValueError(_shorten(str(error))) from error
 
+    def instantiate_classes(self) -> None:
+        """Build data module, task and trainer; what they refuse is told in their own words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(_shorten(str(error))) from error
+
     def _parse_ckpt_path(self) -> None:
         """Let the recipe stand: Lightning would put the checkpoint's hyper-parameters over it."""
 

@@ -91,7 +91,7 @@ def torchvision_state_dict(architecture: str, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"vision_weights: {name} of {architecture} could not be downloaded ({error}): fetch {weights.url} where "
-            f"there is a network and give its path, or set vision_weights to null"
+            f"there is a network and give its path, or set vision_weights to none"
         ) from error
     return state
 

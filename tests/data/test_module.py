@@ -1,5 +1,6 @@
 """Loaders of a data module, and their place in an epoch when a run is resumed."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def make_data(**options: Any) -> SyntheticDataModule:
 
 def visit_of(batch: Batch) -> Visit:
     """What tells one batch from all others: its pairs, its texts and its seeds."""
-    texts = [tuple(ids[mask].tolist()) for ids, mask in zip(batch["input_ids"], batch["text_mask"], strict=True)]
-    return (*batch["id"], *texts, *batch["seed"].tolist())
+    return (*batch["id"], zlib.crc32(batch["input_ids"].numpy().tobytes()), *batch["seed"].tolist())
 
 
 class Diary(LightningModule):
@@ -109,6 +109,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "part of an epoch": {"limit_train_batches": 3},
     "new loaders every epoch": {"reload_dataloaders_every_n_epochs": 1},
     "no validation": {"limit_val_batches": 0},
+    "as many steps": {"max_steps": NUM_EPOCHS * NUM_BATCHES, "max_epochs": -1},
+    "as many steps, validation within the epoch": {
+        "max_steps": NUM_EPOCHS * NUM_BATCHES,
+        "max_epochs": -1,
+        "val_check_interval": 2,
+    },
 }
 
 
@@ -134,20 +140,42 @@ def test_resumed_run_with_workers_sees_what_an_uninterrupted_one_sees(tmp_path: 
     check_resuming(tmp_path, num_workers=2, every=3, accumulate_grad_batches=2, val_check_interval=3)
 
 
+class StopAfter(Callback):
+    """Ends a run within an epoch, as a limit of time or early stopping does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: Trainer, module: Diary, *_: Any) -> None:  # type: ignore[override]
+        trainer.should_stop = len(module.trained) == self.number
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Visit]:
+    """The batches of a plain run that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@pytest.mark.parametrize("stop", [5, 6, 8, 9, 10, 15])
-def test_run_that_ended_by_max_steps_goes_on_where_it_ended(stop: int, tmp_path: Path) -> None:
-    whole = train(tmp_path)
-    diary, trainer = Diary(), make_trainer(tmp_path, max_steps=stop)
+@pytest.mark.parametrize("stop", [5, 6, 11])
+@pytest.mark.parametrize(
+    "later", [{}, {"max_steps": NUM_EPOCHS * NUM_BATCHES, "max_epochs": -1}], ids=["epochs", "steps"]
+)
+@pytest.mark.parametrize("is_by_steps", [True, False], ids=["max_steps", "should_stop"])
+def test_run_that_ended_within_an_epoch_can_go_on(
+    stop: int, later: dict[str, Any], is_by_steps: bool, whole: list[Visit], tmp_path: Path
+) -> None:
+    options = {"max_steps": stop} if is_by_steps else {"callbacks": [StopAfter(stop)]}
+    diary, trainer = Diary(), make_trainer(tmp_path, **options)
     trainer.fit(diary, make_data())
     trainer.save_checkpoint(tmp_path / "stopped.ckpt")
     assert diary.trained == whole[:stop]
-    assert train(tmp_path, ckpt_path=tmp_path / "stopped.ckpt") == whole[stop:]
+    assert train(tmp_path, ckpt_path=tmp_path / "stopped.ckpt", **later) == whole[stop:]
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_each_epoch_is_planned_by_its_number(tmp_path: Path) -> None:
-    data, seen = make_data(), train(tmp_path)
+def test_each_epoch_is_planned_by_its_number(whole: list[Visit]) -> None:
+    data = make_data()
     data.setup("fit")
     dataset = data.datasets["train"]
     plan = BatchPlan(dataset.lengths, data._indices["train"], BATCH_SIZE, 1, data.seed, bucket_batches=2)
@@ -157,7 +185,7 @@ def test_each_epoch_is_planned_by_its_number(tmp_path: Path) -> None:
         for place, (images, _) in enumerate(plan.train(epoch))
     ]
     assert len(expected) == NUM_EPOCHS * NUM_BATCHES
-    assert [list(visit[: 2 + BATCH_SIZE]) for visit in seen] == expected
+    assert [list(visit[: 2 + BATCH_SIZE]) for visit in whole] == expected
 
 
 @pytest.mark.slow

@@ -164,15 +164,15 @@ def test_changing_a_batch_leaves_the_films_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_give_the_same_batches_and_share_their_films(method: str, rendered: list[str]) -> None:
-    alone, data = make(negatives="labels"), make(negatives="labels")
+    alone, data = make(negatives="labels"), make(negatives="labels", num_workers=2)
     plain = data.train_dataloader()
-    shared = DataLoader(
-        plain.dataset, batch_size=None, sampler=plain.sampler, num_workers=2, multiprocessing_context=method
+    found = list(
+        DataLoader(plain.dataset, batch_size=None, sampler=plain.sampler, num_workers=2, multiprocessing_context=method)
     )
-    found = list(shared)
-    assert rendered == []  # the workers rendered
-    list(data.train_dataloader())
-    assert rendered == []  # and this process has what they rendered
+    for index, study in enumerate(islice(studies("train"), 24)):
+        film = data.datasets["train"].examples.image(index)[0]
+        np.testing.assert_array_equal(film.numpy(), render(study, 32))
+    assert rendered == []  # the workers rendered, and this process has what they rendered
     for one, other in zip(alone.train_dataloader(), found, strict=True):
         assert one["id"] == other["id"]
         for name in ("image", "input_ids", "labels", "matched", "seed"):

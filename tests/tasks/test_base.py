@@ -290,10 +290,29 @@ def test_task_shares_the_backbone_object_it_is_made_from(
 
 
 @pytest.mark.parametrize("strategy", ["bar", "non_crossing"])
-def test_shared_backbone_trains_what_the_strategy_uses(strategy: str, backbone: MedViLL) -> None:
-    PretrainingTask.from_backbone(backbone, mask_strategy="bar")  # an earlier task leaves no trace
-    task = PretrainingTask.from_backbone(backbone, mask_strategy=strategy)
-    assert task.backbone.text_cls_place.requires_grad == (strategy == "non_crossing")
+def test_shared_backbone_trains_what_the_strategy_uses(
+    strategy: str, backbone: MedViLL, data: SyntheticDataModule, make_trainer: MakeTrainer
+) -> None:
+    for name in ("bar", strategy):  # the first task leaves no trace
+        trainer = make_trainer()
+        trainer.fit(PretrainingTask.from_backbone(backbone, mask_strategy=name), datamodule=data)
+    trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert (id(backbone.text_cls_place) in trained) == (strategy == "non_crossing")
+
+
+class Outer(LightningModule):
+    """A module of somebody else's, with an argument that is called like one of the backbone's."""
+
+    def __init__(self, config: BackboneConfig, dropout: float = 0.9) -> None:
+        super().__init__()
+        self.backbone = MedViLL(**config)
+
+
+@pytest.mark.parametrize("make", [make_task, Outer], ids=["task", "module"])
+def test_backbone_within_a_module_knows_its_own_arguments_only(
+    make: Callable[[BackboneConfig], BaseTask | Outer], tiny: BackboneConfig
+) -> None:
+    assert make(tiny).backbone.config() == MedViLL(**tiny).config()
 
 
 def test_backbone_of_a_checkpoint_has_its_weights(checkpoint: Path) -> None:
@@ -337,8 +356,10 @@ def test_backbone_and_backbone_ckpt_together_are_refused(tiny: BackboneConfig, c
         PretrainingTask(backbone=tiny, backbone_ckpt=str(checkpoint))
 
 
-@pytest.mark.parametrize("name", ["missing.ckpt", "missing/folder/of/backbone", "owner/name"])
-def test_missing_backbone_is_named(name: str) -> None:
+@pytest.mark.parametrize("name", ["missing.ckpt", "missing/folder/of/backbone", "owner/name", "empty"])
+def test_missing_backbone_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=name) as error:
         PretrainingTask(backbone_ckpt=name)
     assert "\n" not in str(error.value)

@@ -22,36 +22,36 @@ class SyntheticExamples:
     Args:
         split: ``train``, ``val`` or ``test``.
         num_pairs: how many pairs.
-        image_size: side of the films in pixels. All films are kept, one byte a pixel, in memory
-            that worker processes share.
+        image_size: side of the films in pixels. All films are kept, one byte a pixel.
         seed: another seed gives another corpus of the same kind.
+        share_memory: keep the films where worker processes can add to them.
 
     Attributes:
         studies: what each film shows.
     """
 
-    def __init__(self, split: Split, num_pairs: int, image_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, split: Split, num_pairs: int, image_size: int, seed: int = 0, share_memory: bool = False
+    ) -> None:
         self.studies: list[Study] = list(islice(studies(split, seed), num_pairs))
         written = [write_report(study) for study in self.studies]
         self.ids = [study.id for study in self.studies]
         self.reports = [report.text for report in written]
         self.labels: NDArray[np.float32] = np.stack([report.labels for report in written])
         self.log_probability: NDArray[np.float64] = np.array([report.log_probability for report in written])
-        self._films = _shared_zeros(num_pairs, 1, image_size, image_size)
-        self._is_rendered = _shared_zeros(num_pairs)
+        self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8)
+        self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool)
+        if share_memory:
+            for tensor in (self._films, self._is_rendered):
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     def image(self, index: int) -> Tensor:
         """The film of one pair, uint8, shape ``(1, image_size, image_size)``."""
         if not self._is_rendered[index]:
             film = render(self.studies[index], self._films.shape[-1])
             self._films[index, 0] = torch.from_numpy(film)
-            self._is_rendered[index] = 1
+            self._is_rendered[index] = True
         return self._films[index]
-
-
-def _shared_zeros(*shape: int) -> Tensor:
-    zeros: Tensor = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    return zeros
 
 
 class SyntheticDataModule(BaseDataModule):
@@ -110,4 +110,6 @@ class SyntheticDataModule(BaseDataModule):
 
     def examples(self, split: Split) -> SyntheticExamples:
         """The pairs of one split."""
-        return SyntheticExamples(split, self.num_pairs[split], self.image_size, self.corpus_seed)
+        return SyntheticExamples(
+            split, self.num_pairs[split], self.image_size, self.corpus_seed, share_memory=self.num_workers > 0
+        )

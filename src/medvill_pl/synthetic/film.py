@@ -55,6 +55,8 @@ def _interpolation(size: int, nodes: int) -> Map:
 def _grain(count: int, draw: Draw) -> Map:
     """``count`` normal numbers from the bank."""
     bank = _noise_bank()
+    if count > len(bank):
+        return np.resize(bank, count)
     start = int(draw.uniform(0, len(bank) - count))
     return bank[start : start + count]
 
@@ -314,7 +316,8 @@ class _Film:
         """A place in the stated zone of the stated lung."""
         sign = 1 if observation.side == "left" else -1
         x = sign * self.draw.uniform(0.3, 0.5)
-        return x, _ZONE_Y[observation.zone or "mid"] + self.draw.uniform(-0.07, 0.07)
+        y = _ZONE_Y[observation.zone or "mid"] + self.draw.uniform(-0.07, 0.07)
+        return x, min(y, self.body.dome - 0.13)
 
     def _paint_edema(self, observation: Observation) -> None:
         """Bat-wing haze around the hila, blurred vessels and septal lines at the periphery."""
@@ -361,7 +364,9 @@ class _Film:
         """Round, sharply bordered nodules, or a mass."""
         x, y = self._spot(observation)
         for number in range(observation.count):
-            angle = 2.1 * number + self.draw.uniform(0, 0.6)
+            # Downwards from the first one, but upwards above the diaphragm, so that all lie in the lung.
+            angle = 1.8 * number - 1.4 + self.draw.uniform(0, 0.6)
+            angle = -angle if observation.zone == "lower" else angle
             far = 0.13 if number else 0.0
             radius = self.draw.uniform(0.035, 0.045) + 0.045 * observation.strength
             part, dx, dy = self.window(x + far * np.cos(angle), y + far * np.sin(angle), radius + 0.04)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvill_pl.batch import FINDINGS
-from medvill_pl.synthetic.study import Draw, Observation, Study
+from medvill_pl.synthetic.study import Draw, Observation, Study, variants
 
 Choose = Callable[[Sequence[float]], int]
 """Picks a place in a list of probabilities."""
@@ -454,14 +454,6 @@ def sentences() -> list[str]:
         ]
     )
     for finding, templates in [*_POSITIVE.items(), *_HEDGED.items(), *_DEVICE.items()]:
-        for observation in _every_observation(finding):
+        for observation in variants(finding):
             found.update(dict.fromkeys(_fill(template, observation) for template in templates))
     return list(found)
-
-
-def _every_observation(finding: str) -> Iterable[Observation]:
-    for strength in (0.3, 0.6, 0.9):
-        for side in ("left", "right", "bilateral"):
-            for zone in ("upper", "mid", "lower"):
-                for count in (1, 2, 3):
-                    yield Observation(finding, strength, side, zone, count)

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from medvill_pl.batch import FINDINGS, Split
@@ -155,6 +156,7 @@ _ONE_OR_BOTH = {"Pleural Effusion": 0.35, "Atelectasis": 0.25}
 _ONE_SIDED = {"Lung Lesion", "Lung Opacity", "Consolidation", "Pneumonia", "Pneumothorax", "Pleural Other", "Fracture"}
 _ZONED = {"Lung Lesion", "Lung Opacity", "Consolidation", "Pneumonia"}
 _MAX_COUNT = {"Lung Lesion": 3, "Fracture": 3}
+_SIDED_DEVICES = ("jugular catheter", "chest tube", "pacemaker")
 
 
 def _observe(finding: str, draw: Draw) -> Observation:
@@ -171,13 +173,28 @@ def _observe(finding: str, draw: Draw) -> Observation:
     return Observation(finding, strength, side, zone, count)
 
 
+def variants(finding: str) -> Iterator[Observation]:
+    """Every observation of a finding (or a device) that a report can tell apart."""
+    sides: tuple[Side | None, ...] = (None,)
+    if finding in _BOTH_SIDED:
+        sides = ("bilateral",)
+    elif finding in _ONE_OR_BOTH:
+        sides = ("left", "right", "bilateral")
+    elif finding in _ONE_SIDED or finding in _SIDED_DEVICES:
+        sides = ("left", "right")
+    zones: tuple[Zone | None, ...] = ("upper", "mid", "lower") if finding in _ZONED else (None,)
+    counts = range(1, _MAX_COUNT.get(finding, 1) + 1)
+    for strength, side, zone, count in product((0.3, 0.6, 0.9), sides, zones, counts):
+        yield Observation(finding, strength, side, zone, count)
+
+
 def _observe_devices(is_intensive: bool, draw: Draw) -> list[Observation]:
     rates = (0.7, 0.5, 0.6, 0.2, 0.1, 0.15) if is_intensive else (0.05, 0.05, 0.2, 0.1, 0.45, 0.4)
     seen = [device for device, rate in zip(DEVICES, rates, strict=True) if draw.chance(rate)]
     observations = []
     for device in seen or [DEVICES[draw.index(rates)]]:
         side: Side | None = None
-        if device in ("jugular catheter", "chest tube", "pacemaker"):
+        if device in _SIDED_DEVICES:
             side = "left" if draw.chance(0.75 if device == "pacemaker" else 0.35) else "right"
         observations.append(Observation("Support Devices", round(draw.uniform(0.2, 1.0), 4), side, device=device))
     return observations

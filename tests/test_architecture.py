@@ -1,0 +1,93 @@
+"""Tests that the rooms of the house import what they may, and that importing stays cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medvill_pl
+
+ROOT = Path(medvill_pl.__file__).parent
+
+# What a room may import of ours. `batch`, `masks` and `files` may be imported by all.
+ALLOWED = {
+    "batch": set(),
+    "masks": set(),
+    "files": set(),
+    "vision": set(),
+    "weights": set(),
+    "language": {"weights"},
+    "backbone": {"vision", "language", "weights"},
+    "data": {"language"},
+    "synthetic": {"data", "language"},
+    "tasks": {"backbone", "language"},
+    "checkpoints": set(),
+    "callbacks": {"backbone", "tasks"},
+    "page": set(),
+    "jobs": {"callbacks", "checkpoints"},
+    "demo": {"backbone", "jobs", "page", "synthetic", "tasks", "vision"},
+    "cli": {"data", "demo", "jobs", "language"},
+}
+EVERYWHERE = {"batch", "masks", "files"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "medvill_pl":
+            rooms |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medvill_pl."):
+            rooms.add(str(node.module).split(".")[1])
+    return rooms
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return  # the public names, imported lazily
+    assert imported_rooms(path) <= ALLOWED[room] | EVERYWHERE | {room}
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_package_or_asking_for_help_loads_nothing_heavy() -> None:
+    code = """
+import sys, medvill_pl
+from medvill_pl.cli import main
+main(["--help"])
+print("loaded:", [name for name in ("torch", "lightning", "transformers", "numpy") if name in sys.modules])
+"""
+    assert "loaded: []" in run_python(code)
+
+
+def test_backbone_and_tasks_need_neither_datasets_nor_wandb_nor_jsonargparse() -> None:
+    code = """
+import sys
+for name in ("datasets", "wandb", "jsonargparse"):
+    sys.modules[name] = None  # importing it fails
+from lightning.pytorch import Trainer
+from medvill_pl import PretrainingTask, SyntheticDataModule
+tiny = dict(vision="resnet_tiny", image_size=32, tokenizer="synthetic", hidden_size=8, num_layers=1, num_heads=1)
+data = SyntheticDataModule(num_train=4, num_val=4, batch_size=4, image_size=32, negatives="labels")
+trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(PretrainingTask(tiny), datamodule=data)
+print("steps:", trainer.global_step)
+"""
+    assert "steps: 1" in run_python(code)
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(medvill_pl.__all__) == {*medvill_pl._HOME, "__version__"}
+    for name in medvill_pl.__all__:
+        assert getattr(medvill_pl, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = medvill_pl.nonsense

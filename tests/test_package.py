@@ -1,0 +1,49 @@
+"""Tests of what the wheel and the source distribution hold."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist, built from a copy of the project."""
+    copy = tmp_path_factory.mktemp("build") / "project"
+    leave = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "demo", "wandb")
+    shutil.copytree(ROOT, copy, ignore=lambda folder, names: leave(folder, names) if Path(folder) == ROOT else set())
+    code = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True, env=environ)
+    return copy / "dist"
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_alone(built: Path) -> None:
+    names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"medvill_pl"}
+    assert {"medvill_pl/py.typed", "medvill_pl/synthetic/vocab.txt", "medvill_pl/cli.py"} <= set(names)
+    assert any(name.endswith("entry_points.txt") for name in names)
+
+
+@pytest.mark.slow
+def test_sdist_holds_recipes_tests_and_examples(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    wanted = {
+        "tasks/run.py",
+        "tasks/pretraining/synthetic.yaml",
+        "tests/conftest.py",
+        "examples/use_backbone.py",
+        "LICENSE",
+        "CHANGELOG.md",
+        "README.md",
+    }
+    assert wanted <= names
