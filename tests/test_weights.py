@@ -36,6 +36,12 @@ def build(tiny: BackboneConfig) -> Build:
     return build
 
 
+@pytest.fixture(autouse=True)
+def own_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an empty cache of the hub, never the user's."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+
+
 def assert_one_line(error: BaseException, *parts: str) -> None:
     message = str(error)
     assert "\n" not in message

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lightning.pytorch import LightningModule
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -417,15 +418,37 @@ class MedViLL(
         self.generate_model_card().save(save_directory / "README.md")
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a backbone that :meth:`save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
+            kwargs: what the hub takes (``revision``, ``token``, ``cache_dir``, ...), and arguments of the
+                backbone to change.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or the hub cannot be reached.
+            ValueError: if the weights do not fit.
+        """
+        source = str(pretrained_model_name_or_path)
+        fetch(source, ("config.json",), "backbone", **cls._hub_arguments(kwargs))
+        model: Self = super().from_pretrained(source, **kwargs)
+        return model
+
+    @classmethod
+    def _hub_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in arguments.items() if name not in cls._hub_mixin_init_parameters}
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, **arguments: Any) -> Self:
         """Load a folder or a hub repository that :meth:`save_pretrained` wrote (called by the mixin)."""
-        known = set(cls._hub_mixin_init_parameters)
-        arguments = {name: value for name, value in arguments.items() if name in known}
-        tokenizer = fetch(model_id, ("tokenizer.json",), "tokenizer of the backbone").read_text(encoding="utf-8")
+        hub = cls._hub_arguments(arguments)
+        arguments = {name: value for name, value in arguments.items() if name not in hub}
+        tokenizer = fetch(model_id, ("tokenizer.json",), "tokenizer of the backbone", **hub).read_text(encoding="utf-8")
         model = cls(**{**arguments, "tokenizer": tokenizer})
-        weights = fetch(model_id, (SAFETENSORS_SINGLE_FILE,), "weights of the backbone")
+        weights = fetch(model_id, (SAFETENSORS_SINGLE_FILE,), "weights of the backbone", **hub)
         load_exactly(model, read_state_dict(weights), str(weights))
-        trained_on = fetch(model_id, ("trained_on.json",), "training record of the backbone")
+        trained_on = fetch(model_id, ("trained_on.json",), "training record of the backbone", **hub)
         model.trained_on = json.loads(trained_on.read_text(encoding="utf-8"))
         return model.eval()
 
@@ -484,7 +507,7 @@ def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
         raise FileNotFoundError(f"text_weights: no such folder: {source}")
     try:
         bert, report = BertForPreTraining.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(
             f"text_weights: {source!r} could not be loaded as a BERT, here or from the Hugging Face hub: give a folder "
             f"with config.json and model.safetensors, or set text_weights to none ({str(error).splitlines()[0]})"
@@ -495,6 +518,9 @@ def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
             raise ValueError(
                 f"text_weights: {source} has {size} {getattr(bert.config, size)}, the model {getattr(config, size)}"
             )
+    lost = [key for key in report["missing_keys"] if key.startswith(("bert.embeddings.", "bert.encoder."))]
+    if lost:
+        raise ValueError(f"text_weights: {source} lacks {sorted(lost)[0]}")
     embeddings = bert.bert.embeddings
     position, kind = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
     report_embedding = model.report_embedding

@@ -61,7 +61,10 @@ class ReportTokenizer:
             ValueError: if the file is no BERT WordPiece vocabulary.
         """
         if source.startswith("{"):
-            return cls(Tokenizer.from_str(source), "the embedded tokenizer")
+            try:
+                return cls(Tokenizer.from_str(source), "the embedded tokenizer")
+            except Exception as error:  # tokenizers raises bare Exception for broken text
+                raise ValueError(f"the embedded tokenizer cannot be read: {error}") from error
         if source == "synthetic":
             words = resources.files("medvill_pl").joinpath("synthetic", "vocab.txt").read_text(encoding="utf-8")
             return cls.from_vocab(words.split("\n")[:-1])
@@ -70,6 +73,8 @@ class ReportTokenizer:
             if path.suffix == ".json":
                 return cls(Tokenizer.from_file(str(path)), str(path))
             return cls.from_vocab(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), str(path))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"tokenizer: {path} cannot be read: {error}") from error
         except ValueError:
             raise
         except Exception as error:  # tokenizers raises bare Exception for a broken file
@@ -91,12 +96,14 @@ class ReportTokenizer:
         Raises:
             ValueError: if there is no text to learn from.
         """
-        trainer = BertWordPieceTokenizer()
+        trainer, reports = BertWordPieceTokenizer(), list(reports)
+        # Every letter that goes on a word is given beforehand: the trainer would number them anew in every run.
+        letters = {letter for report in reports for letter in trainer.normalize(report)} - {" "}
         trainer.train_from_iterator(
             iter(reports),
             vocab_size=vocab_size,
             min_frequency=min_frequency,
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=[*SPECIAL_TOKENS, *sorted(f"##{letter}" for letter in letters)],
             show_progress=False,
         )
         by_id = sorted(trainer.get_vocab().items(), key=lambda item: item[1])

@@ -1,6 +1,8 @@
 """Where pre-trained weights come from: a name, a local path or the hub, each failure one clear line."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -13,13 +15,14 @@ def looks_like_path(source: str) -> bool:
     return Path(source).exists() or Path(source).suffix != "" or source.count("/") > 1 or source.startswith((".", "/"))
 
 
-def fetch(source: str, filenames: tuple[str, ...], what: str) -> Path:
+def fetch(source: str, filenames: tuple[str, ...], what: str, **hub: Any) -> Path:
     """Find a file by path, in a folder, or in a repository of the Hugging Face hub.
 
     Args:
         source: a file, a folder that holds one of ``filenames``, or a hub name.
         filenames: the names to look for, the most wanted first.
         what: what the file is, for messages, such as ``"tokenizer"``.
+        hub: what ``hf_hub_download`` takes: ``revision``, ``token``, ``cache_dir``, ...
 
     Returns:
         The path of the local (or downloaded) file.
@@ -39,7 +42,7 @@ def fetch(source: str, filenames: tuple[str, ...], what: str) -> Path:
         raise FileNotFoundError(f"{what}: no such file or folder: {source}")
     for filename in filenames:
         try:
-            return Path(hf_hub_download(source, filename))
+            return Path(hf_hub_download(source, filename, **hub))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
             continue
     raise FileNotFoundError(
@@ -61,7 +64,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for broken bytes
-        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as weights: {reason}") from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
@@ -79,8 +83,10 @@ def torchvision_state_dict(architecture: str, name: str) -> dict[str, Tensor]:
         ValueError: if torchvision has no weights of that name for the architecture.
         FileNotFoundError: if they cannot be downloaded.
     """
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights, list_models
 
+    if architecture not in list_models():
+        raise ValueError(f"vision_weights: torchvision has no {architecture}: give a path instead of {name!r}, or none")
     published = get_model_weights(architecture)
     if name not in published.__members__:
         names = ", ".join(published.__members__)
@@ -93,7 +99,8 @@ def torchvision_state_dict(architecture: str, name: str) -> dict[str, Tensor]:
             f"vision_weights: {name} of {architecture} could not be downloaded ({error}): fetch {weights.url} where "
             f"there is a network and give its path, or set vision_weights to none"
         ) from error
-    return state
+    # DenseNet's files have names that torchvision itself mends when it loads them.
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()) -> None:
@@ -103,19 +110,26 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: str, optio
         module: takes the weights.
         state: tensors by name; further names are an error unless they begin with one of ``optional``.
         source: where the weights come from, for the message.
-        optional: beginnings of names that either side may lack.
+        optional: beginnings of names that either side may lack or have in another shape.
 
     Raises:
         ValueError: if a tensor is missing, unexpected or of another shape.
     """
     wanted = module.state_dict()
-    state = {name: tensor for name, tensor in state.items() if name in wanted or not name.startswith(optional or "\0")}
+    is_optional = {
+        name: name.startswith(optional) or name.endswith("num_batches_tracked") for name in {*wanted, *state}
+    }
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if not is_optional[name] or (name in wanted and wanted[name].shape == tensor.shape)
+    }
     problems = [
         f"{name} is {tuple(state[name].shape)} there and {tuple(tensor.shape)} here"
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    problems += [f"{name} is missing there" for name in wanted if name not in state and not name.startswith(optional)]
+    problems += [f"{name} is missing there" for name in wanted if name not in state and not is_optional[name]]
     problems += [f"{name} is unknown here" for name in state if name not in wanted]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""

@@ -184,8 +184,8 @@ class BaseTask(LightningModule, ABC):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        # The fused kernel cannot be told to unscale gradients first, which clipping in float16 needs.
-        fused = self.trainer.precision != "16-mixed"
+        # Lightning does not clip gradients of a fused optimiser in mixed precision.
+        fused = not (self.trainer.precision.endswith("-mixed") and self.trainer.gradient_clip_val)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         warmup = max(1, self.warmup_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
