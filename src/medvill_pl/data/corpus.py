@@ -120,6 +120,7 @@ def _write_shard(shard: _Shard) -> int:
         try:
             if row.rejection:
                 raise ValueError(row.rejection)
+            "".join((row.id, row.patient_id, row.view, row.report)).encode()  # Parquet holds UTF-8 only
             image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
         except (OSError, ValueError) as error:
             rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
@@ -161,7 +162,7 @@ def _plan_of(rows: Sequence[Row], info: CorpusInfo) -> str:
         try:
             stat = os.stat(row.image)
             seen = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # a path with a NUL is a ValueError
             seen = "missing"
         digest.update(json.dumps([asdict(row), seen]).encode())
     return digest.hexdigest()
@@ -189,6 +190,8 @@ def write_corpus(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
         PermissionError: if the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
     if any(folder.iterdir()) and not (folder / _PLAN).exists():
         raise FileExistsError(f"{folder} is not empty and holds no corpus: choose another folder for the corpus")
     plan = _plan_of(rows, info)
@@ -225,7 +228,7 @@ def _forget_other_plan(folder: Path, plan: str) -> None:
     if (folder / _PLAN).exists() and (folder / _PLAN).read_text() == plan:
         return
     (folder / "corpus.json").unlink(missing_ok=True)
-    for pattern in ("*-?????.parquet", "*-?????.rejected.json", ".*.tmp"):
+    for pattern in ("*-?????.parquet", "*-?????.rejected.json"):
         for path in folder.glob(pattern):
             path.unlink()
     write_atomically(folder / _PLAN, plan.encode())
@@ -256,7 +259,7 @@ def _finish(folder: Path, shards: Sequence[_Shard], info: CorpusInfo, plan: str)
 
 
 def _write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, ["id", "image", "reason"])
         writer.writeheader()
         writer.writerows(rejected)
@@ -277,12 +280,14 @@ class CorpusExamples:
 
     def __init__(self, folder: Path, split: Split, image_size: int) -> None:
         from datasets import Dataset, disable_progress_bars
+        from pyarrow.parquet import read_metadata
 
         info = CorpusInfo.read(folder)
         if not info.splits.get(split):
             raise ValueError(f"the corpus {folder} has no {split} split")
         disable_progress_bars()
-        paths = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
+        # A shard whose rows were all rejected is empty, which `datasets` cannot read.
+        paths = [str(path) for path in sorted(folder.glob(f"{split}-*.parquet")) if read_metadata(path).num_rows]
         table = Dataset.from_parquet(paths)
         self._images = table.select_columns(["image"])
         self._image_size = image_size

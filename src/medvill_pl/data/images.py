@@ -41,7 +41,7 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("L"))
     except ValueError:
         raise
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # each format has its own errors for broken bytes
         raise ValueError(f"not a readable image: {error}") from error
 
 
@@ -56,7 +56,7 @@ def _stretch(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("not a readable image: it has pixels that are no numbers")
-    return np.round((pixels - low) * (255 / max(high - low, 1))).astype(np.uint8)
+    return np.round((pixels - low) * (255 / ((high - low) or 1))).astype(np.uint8)
 
 
 def fit_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -1,10 +1,11 @@
 """The base of all data modules: one loader for every split."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loops.loop import _Loop
 from torch.utils.data import DataLoader
 
 from medvill_pl.batch import Batch, Split
@@ -124,6 +125,8 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training split, in buckets of like length, shuffled every epoch."""
+        if self.trainer is not None:
+            _reopen_epoch(self.trainer)
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -137,3 +140,21 @@ class BaseDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split, each pair once."""
         return self._loader("test")
+
+
+def _reopen_epoch(trainer: Trainer) -> None:
+    """Let a resumed run finish the epoch in which the saved one was stopped.
+
+    Lightning counts an epoch as done when ``max_steps``, a time limit or early stopping ends it in
+    its middle, and would go on with the next one.
+    """
+    fit = trainer.fit_loop
+    epochs, batches = fit.epoch_progress, fit.epoch_loop.batch_progress
+    current: Any = epochs.current
+    if not batches.current.ready or current.processed != current.ready:
+        return
+    is_whole = batches.is_last_batch
+    for progress in (current, cast(Any, epochs.total)):
+        progress.processed = progress.completed = progress.ready if is_whole else progress.ready - 1
+    # The fit loop's own setter takes every run under max_steps for one that stopped within an epoch.
+    _Loop.restarting.fset(fit, not is_whole)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             with open(path, newline="", encoding="utf-8-sig") as file:
                 rows: list[dict[str, Any]] = list(csv.DictReader(file))
         elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         elif path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -112,9 +112,11 @@ def assign_splits(patients: list[str], fractions: tuple[float, float], seed: int
         rows_of[patient] = rows_of.get(patient, 0) + 1
     queue = sorted(rows_of, key=lambda patient: derive_seed(seed, "split", patient))
     splits: dict[str, Split] = {}
-    for split, fraction in zip(("val", "test"), fractions, strict=True):
+    # One patient is kept for training, and one for a test split that still comes.
+    kept_of = {"val": 2 if fractions[1] and len(queue) > 2 else 1, "test": 1}
+    for (split, kept), fraction in zip(kept_of.items(), fractions, strict=True):
         wanted, got = fraction * len(patients), 0
-        while len(queue) > 1 and got < wanted:
+        while len(queue) > kept and got < wanted:
             patient = queue.pop()
             splits[patient] = split  # type: ignore[assignment]
             got += rows_of[patient]
@@ -180,6 +182,10 @@ class PairsDataModule(BaseDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave pairs to train on"
+            )
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
         self.name, self.is_credentialed = self._table.stem, is_credentialed
@@ -191,7 +197,7 @@ class PairsDataModule(BaseDataModule):
         """Prepare the corpus folder, unless it is there for the table as it is."""
         table = read_table(self._table)
         self._check_columns(table)
-        labelled = [finding for finding in FINDINGS if finding in table[0]]
+        labelled = [finding for finding in FINDINGS if any(finding in row for row in table)]
         rows = list(self._rows(table))
         info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled)
         done = write_corpus(self.corpus, rows, info)
@@ -253,7 +259,7 @@ class PairsDataModule(BaseDataModule):
             return [assigned[patient] for patient in patients]
         splits: list[Split] = []
         for number, row in enumerate(table, start=1):
-            given = _text(row[column]).lower()
+            given = _text(row.get(column)).lower()
             if given not in _SPLIT_NAMES:
                 raise ValueError(f"{self._table}, row {number}: {column} must be train, val or test, not {given!r}")
             splits.append(_SPLIT_NAMES[given])

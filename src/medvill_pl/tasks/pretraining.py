@@ -191,8 +191,17 @@ class PretrainingTask(BaseTask):
         )
         return output
 
-    def _score(self, batch: Batch, output: BackboneOutput) -> tuple[Tensor, Tensor]:
-        """Vocabulary logits of the places to predict, shape ``(M, V)``, and matching logits, shape ``(B,)``."""
+    def score(self, batch: Batch, strategy: MaskStrategy) -> tuple[Tensor, Tensor]:
+        """Score hidden words and matching under a strategy.
+
+        Args:
+            batch: pairs with hidden words (see :meth:`hide_words`), on the device of the task.
+            strategy: any but ``bi_seq2seq``.
+
+        Returns:
+            Vocabulary logits of the places to predict, shape ``(M, V)``, and matching logits, shape ``(B,)``.
+        """
+        output = self(batch, strategy)
         places = output.text.flatten(0, 1)[batch["mlm_positions"]]
         return self.backbone.mlm_logits(places), self.irm_head(output.pooled).squeeze(1)
 
@@ -207,7 +216,7 @@ class PretrainingTask(BaseTask):
         if self._strategy is MaskStrategy.BI_SEQ2SEQ and not self.training:
             return self._evaluate_both(batch)
         strategy = self._strategy.draw(self.global_step, self.seed)
-        mlm_logits, irm_logits = self._score(batch, self(batch, strategy))
+        mlm_logits, irm_logits = self.score(batch, strategy)
         mlm, irm = self._losses(batch, mlm_logits, irm_logits)
         scored = {"mlm": (mlm_logits, batch["mlm_targets"]), "irm": (irm_logits.float().sigmoid(), batch["matched"])}
         return StepOutput(mlm + irm, scored, {"mlm_loss_step": mlm, "irm_loss_step": irm})
@@ -216,7 +225,7 @@ class PretrainingTask(BaseTask):
         """Score bi_seq2seq under seq2seq and bidirectional; the loss weighs them as training does."""
         total, scored = torch.zeros((), device=self.device), {}
         for strategy, weight in (("seq2seq", SEQ2SEQ_PROBABILITY), ("bidirectional", 1 - SEQ2SEQ_PROBABILITY)):
-            mlm_logits, irm_logits = self._score(batch, self(batch, MaskStrategy(strategy)))
+            mlm_logits, irm_logits = self.score(batch, MaskStrategy(strategy))
             mlm, irm = self._losses(batch, mlm_logits, irm_logits)
             total = total + weight * (mlm + irm)
             scored[f"mlm{strategy}"] = (mlm_logits, batch["mlm_targets"])
@@ -229,7 +238,7 @@ class PretrainingTask(BaseTask):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Tell how likely each image and report belong together: rows with ``id`` and ``match_probability``."""
-        probabilities = self._score(batch, self(batch, self._evaluation_strategy()))[1].sigmoid()
+        probabilities = self.score(batch, self._evaluation_strategy())[1].sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
 
     @torch.no_grad()
@@ -245,7 +254,7 @@ class PretrainingTask(BaseTask):
         """
         was_training = self.training
         self.eval()
-        mlm_logits, irm_logits = self._score(batch, self(batch, self._evaluation_strategy()))
+        mlm_logits, irm_logits = self.score(batch, self._evaluation_strategy())
         self.train(was_training)
         best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
         rows, places = (
