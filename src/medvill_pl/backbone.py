@@ -180,11 +180,16 @@ class MedViLL(
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         vision_weights, text_weights = _name_or_none(vision_weights), _name_or_none(text_weights)
         self.tokenizer = ReportTokenizer.load(tokenizer)
-        tokenizer = "embedded" if tokenizer.startswith("{") else tokenizer
-        self.save_hyperparameters()
+        arguments |= {
+            "vision_weights": vision_weights,
+            "text_weights": text_weights,
+            "tokenizer": "embedded" if tokenizer.startswith("{") else tokenizer,
+        }
+        self.save_hyperparameters(arguments)  # by name: Lightning alone would add those of a task that calls this
         self.trained_on: list[TrainingCorpus] = []
 
         cnn = make_trunk(vision)

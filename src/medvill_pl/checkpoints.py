@@ -31,6 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            reason = str(cause).splitlines()[0]
             raise OSError(
-                f"the checkpoint {target} could not be written ({error}); an earlier one is still whole"
+                f"the checkpoint {target} could not be written ({reason}); an earlier one is still whole"
             ) from error

@@ -266,8 +266,8 @@ def write_report(
         page.drawing(_curves(history, figures), "Losses while training; dots are the validation split."),
         page.heading("Hidden words"),
         page.paragraph(
-            "Films of the test split with their reports. Some words were hidden: green ones were found; where the model "
-            "was wrong, its guess is struck out before the true word. Point at a word to see the likeliest five."
+            "Films of the test split with their reports. Some words were hidden: green ones were found; where the "
+            "model was wrong, its guess is struck out before the true word. Point at a word to see the likeliest five."
         ),
         *(_example_card(each) for each in shown),
         page.heading("Where a hidden word looks"),
@@ -331,17 +331,14 @@ class Shown(NamedTuple):
         return film
 
 
-def _examples(
-    task: PretrainingTask, data: SyntheticDataModule, number: int = 5
-) -> list[tuple[NDArray[np.uint8], Shown]]:
+def _examples(task: PretrainingTask, data: SyntheticDataModule, number: int = 5) -> list[Shown]:
     """Matching pairs of the batch in the middle, whose reports have the usual length."""
     batches = list(data.test_dataloader())
     batch = task.hide_words(batches[len(batches) // 2])
-    shown = [Shown(batch, report) for report in task.fill_masks(batch)[:number]]
-    return [(each.film, each) for each in shown]
+    return [Shown(batch, report) for report in task.fill_masks(batch)[:number]]
 
 
-def _example_card(film: NDArray[np.uint8], shown: Shown) -> str:
+def _example_card(shown: Shown) -> str:
     report = shown.report
     guesses = dict(zip(report.hidden, zip(report.predictions, report.probabilities, strict=True), strict=True))
     words = []

@@ -117,6 +117,8 @@ class BaseTask(LightningModule, ABC):
             self._check_fit(data)
             if stage == "fit":
                 self._record_corpus(data)
+        if stage == "fit":
+            self.train()  # a loaded backbone is in evaluation mode, which Lightning keeps
         if self.compile_backbone:
             self.backbone.compile(dynamic=True)
 
@@ -195,7 +197,10 @@ class BaseTask(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint stand alone: its backbone is named by value, with the tokenizer and without files."""
-        checkpoint["hyper_parameters"] |= {"backbone": dict(self.backbone.config()), "backbone_ckpt": None}
+        checkpoint["hyper_parameters"] = checkpoint.get("hyper_parameters", {}) | {
+            "backbone": dict(self.backbone.config()),
+            "backbone_ckpt": None,
+        }
         checkpoint["trained_on"] = list(self.backbone.trained_on)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -212,7 +217,8 @@ class BaseTask(LightningModule, ABC):
             shown = [f"{n} is {theirs.get(n)} there and {ours.get(n)} here" for n in names if n != "tokenizer"]
             shown += ["the tokenizer is another"] if "tokenizer" in names else []
             raise ValueError(f"the checkpoint is of another configuration: {'; '.join(shown)}")
-        self.backbone.trained_on = list(checkpoint["trained_on"])
+        recorded = list(checkpoint["trained_on"])
+        self.backbone.trained_on = recorded + [now for now in self.backbone.trained_on if now not in recorded]
 
 
 _ARCHITECTURE = (
@@ -242,14 +248,15 @@ def load_backbone(source: str) -> MedViLL:
         return MedViLL.from_pretrained(source)
     if not Path(source).is_file():
         raise FileNotFoundError(f"backbone_ckpt: no such file: {source}")
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    config = checkpoint.get("hyper_parameters", {}).get("backbone")
-    if config is None or "trained_on" not in checkpoint:
-        raise ValueError(f"backbone_ckpt: {source} was not written by a medvill_pl task")
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        config, trained_on = checkpoint["hyper_parameters"]["backbone"], list(checkpoint["trained_on"])
+    except Exception as error:  # each kind of broken file has its own
+        raise ValueError(f"backbone_ckpt: {source} was not written by a medvill_pl task") from error
     backbone = MedViLL(**config)
     prefix = "backbone."
     backbone.load_state_dict(
         {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     )
-    backbone.trained_on = list(checkpoint["trained_on"])
+    backbone.trained_on = trained_on
     return backbone

@@ -120,14 +120,14 @@ class PretrainingTask(BaseTask):
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
+        if num_visual_samples is not None and num_visual_samples < 1:
+            raise ValueError(f"num_visual_samples must be positive, not {num_visual_samples}")
         self.irm_head = nn.Linear(self.backbone.hparams["hidden_size"], 1)
         nn.init.normal_(self.irm_head.weight, std=0.02)
         nn.init.zeros_(self.irm_head.bias)
         self.num_visual_samples = num_visual_samples
         self.mlm_probability = mlm_probability
         self.mlm_on_non_matching = mlm_on_non_matching
-        # What a strategy leaves out would have no gradient, which DDP takes for a mistake.
-        self.backbone.text_cls_place.requires_grad_(self._strategy is MaskStrategy.NON_CROSSING)
 
     def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
         """MLM loss, accuracy and perplexity, IRM loss and accuracy; for bi_seq2seq under both strategies."""
@@ -147,6 +147,8 @@ class PretrainingTask(BaseTask):
     def setup(self, stage: str) -> None:
         """Build the metrics and check the data, as every task does."""
         super().setup(stage)
+        # What a strategy leaves out would have no gradient, which DDP takes for a mistake.
+        self.backbone.text_cls_place.requires_grad_(self._strategy is MaskStrategy.NON_CROSSING)
         # Lightning warns of the hook below wherever there is a data module.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
 
