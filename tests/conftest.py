@@ -1,7 +1,9 @@
 """What all tests share: no network, no caches of the machine, tiny models, generated data."""
 
+import atexit
 import csv
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _CACHE = tempfile.mkdtemp(prefix="medvill-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": f"{_CACHE}/hf",
@@ -25,6 +28,7 @@ for _name in ("MEDVILL_TRACEBACK", "WORLD_SIZE", "LOCAL_RANK", "RANK"):
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from medvill_pl import MedViLL
@@ -115,6 +119,29 @@ def tiny_job(recipes: Path, tiny_model: list[str], tiny_data: list[str]) -> list
     pairs = ["--data.init_args.num_train=8", "--data.init_args.num_val=4", "--data.init_args.num_test=4"]
     trainer = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"]
     return ["-c", str(recipes / "pretraining/synthetic.yaml"), *tiny_model, *tiny_data, *pairs, *trainer]
+
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> MakeTrainer:
+    """Make a silent trainer for one batch; arguments change it."""
+
+    def make(**arguments: Any) -> Trainer:
+        defaults = {
+            "accelerator": "cpu",
+            "max_steps": 1,
+            "limit_val_batches": 0,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+        }
+        return Trainer(**(defaults | arguments))
+
+    return make
 
 
 MakePairs = Callable[..., Path]

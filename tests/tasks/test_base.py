@@ -68,26 +68,6 @@ class Watcher(Callback):
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> MakeTrainer:
-    """Make a silent trainer for one batch; arguments change it."""
-
-    def make(**arguments: Any) -> Trainer:
-        defaults = {
-            "accelerator": "cpu",
-            "max_steps": 1,
-            "limit_val_batches": 0,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": tmp_path,
-        }
-        return Trainer(**(defaults | arguments))
-
-    return make
-
-
-@pytest.fixture
 def data() -> SyntheticDataModule:
     return make_data()
 

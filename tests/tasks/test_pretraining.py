@@ -77,26 +77,6 @@ def make_task(tiny: BackboneConfig) -> MakeTask:
     return make
 
 
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> MakeTrainer:
-    """Make a silent trainer for one batch; arguments change it."""
-
-    def make(**arguments: Any) -> Trainer:
-        defaults = {
-            "accelerator": "cpu",
-            "max_steps": 1,
-            "limit_val_batches": 0,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": tmp_path,
-        }
-        return Trainer(**(defaults | arguments))
-
-    return make
-
-
 def make_data(**arguments: Any) -> SyntheticDataModule:
     sizes = {"num_train": 16, "num_val": 7, "num_test": 6, "image_size": 64, "batch_size": 4}
     return SyntheticDataModule(**(sizes | {"negatives": "labels", "num_workers": 0} | arguments))

@@ -1,0 +1,149 @@
+"""Tests of what is shown and written while a run goes on."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from medvill_pl import ExampleTable, PretrainingTask, SyntheticDataModule, Throughput
+from medvill_pl.backbone import BackboneConfig
+from medvill_pl.callbacks import PredictionTable
+from medvill_pl.cli import main
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def data() -> SyntheticDataModule:
+    return SyntheticDataModule(num_train=24, num_val=8, num_test=9, image_size=64, batch_size=4, negatives="labels")
+
+
+@pytest.fixture
+def task(tiny: BackboneConfig) -> PretrainingTask:
+    return PretrainingTask(tiny, lr=1e-3)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    with open(next(folder.rglob("metrics.csv")), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_throughput_counts_pairs_over_measured_time(
+    task: PretrainingTask,
+    data: SyntheticDataModule,
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr("medvill_pl.callbacks.time.perf_counter", lambda: 0.5 * next(ticks))
+    trainer = make_trainer(
+        max_steps=6, logger=CSVLogger(tmp_path), log_every_n_steps=1, callbacks=[Throughput(every_n_steps=2)]
+    )
+    trainer.fit(task, datamodule=data)
+    speeds = [row["throughput/pairs_per_second"] for row in read_metrics(tmp_path)]
+    # The first batch starts the clock; every two further ones, 8 pairs, take half a second of the clock.
+    assert [float(speed) for speed in speeds if speed] == [16.0, 16.0]
+
+
+def test_throughput_refuses_an_empty_window() -> None:
+    with pytest.raises(ValueError, match="every_n_steps must be positive, not 0"):
+        Throughput(every_n_steps=0)
+
+
+def test_flop_count_is_that_of_a_full_size_pair(task: PretrainingTask, data: SyntheticDataModule) -> None:
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert Throughput()._count(task, batch) == 0  # no figure on a CPU
+    assert task.backbone.flops(None, 10) > task.backbone.flops(4, 10) > 0
+
+
+def fit_with_wandb(task: PretrainingTask, data: Any, callback: ExampleTable, folder: Path, make: MakeTrainer) -> Path:
+    logger = WandbLogger(project="test", save_dir=folder, offline=True)
+    make(max_epochs=1, max_steps=-1, limit_val_batches=1.0, logger=logger, callbacks=[callback]).fit(
+        task, datamodule=data
+    )
+    logger.experiment.finish()
+    return folder / "wandb"
+
+
+@pytest.mark.slow
+def test_example_table_holds_films_reports_and_predictions(
+    task: PretrainingTask, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    runs = fit_with_wandb(task, data, ExampleTable(num_examples=2), tmp_path, make_trainer)
+    table = next(runs.rglob("*.table.json")).read_text()
+    data.setup("validate")
+    assert sum(name in table for name in data.datasets["val"].examples.ids) == 2
+    assert "match probability" in table
+    assert len(list(runs.rglob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_examples_of_a_credentialed_corpus_are_not_sent_unless_allowed(
+    task: PretrainingTask,
+    data: SyntheticDataModule,
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data, "is_credentialed", True)
+    with pytest.warns(UserWarning, match="the corpus synthetic v1 is credentialed.*allow_credentialed"):
+        runs = fit_with_wandb(task, data, ExampleTable(), tmp_path / "refused", make_trainer)
+    assert not list(runs.rglob("*.table.json"))
+    assert not list(runs.rglob("*.png"))
+    sent = b"".join(path.read_bytes() for path in runs.rglob("*") if path.is_file())
+    assert data.datasets["val"].examples.reports[0].encode() not in sent
+    runs = fit_with_wandb(task, data, ExampleTable(allow_credentialed=True), tmp_path / "allowed", make_trainer)
+    assert list(runs.rglob("*.table.json"))
+
+
+def test_a_corpus_that_does_not_say_counts_as_credentialed(
+    task: PretrainingTask, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    trainer = make_trainer(logger=WandbLogger(save_dir=tmp_path, offline=True))
+    with pytest.warns(UserWarning, match=r"the corpus \(unknown\) is credentialed"):
+        ExampleTable().setup(trainer, task, "fit")
+
+
+def test_example_table_without_wandb_says_so(task: PretrainingTask, make_trainer: MakeTrainer) -> None:
+    with pytest.warns(UserWarning, match="it needs a WandbLogger"):
+        ExampleTable().setup(make_trainer(), task, "fit")
+
+
+@pytest.mark.slow
+def test_wandb_run_has_the_whole_configuration(
+    tiny_job: list[str], recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.logger.init_args.offline=true", "--trainer.accelerator=cpu"]
+    assert main(["fit", *tiny_job, "-c", str(recipes / "_trainer/wandb.yaml"), *options]) == 0
+    import wandb
+
+    config = dict(wandb.run.config)["config"]
+    wandb.finish()
+    assert config["data"]["init_args"]["num_train"] == 8
+    assert config["model"]["init_args"]["backbone"]["hidden_size"] == 8
+    assert config["trainer"]["max_epochs"] == 1
+    assert config["seed_everything"] == 0
+    (resolved,) = tmp_path.rglob("config.yaml")
+    assert "class_path: medvill_pl.ExampleTable" in resolved.read_text()
+
+
+def test_predictions_are_written_once_and_never_over_others(
+    task: PretrainingTask, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    path = tmp_path / "out" / "table.csv"
+    make_trainer(callbacks=[PredictionTable(str(path))]).predict(task, datamodule=data)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == sorted(data.datasets["test"].examples.ids)
+    probabilities = torch.tensor([float(row["match_probability"]) for row in rows])
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    with pytest.raises(FileExistsError, match="is there already"):
+        make_trainer(callbacks=[PredictionTable(str(path))]).predict(task, datamodule=data)

@@ -1,0 +1,203 @@
+"""Tests of jobs under launchers: the bridge, real processes, two nodes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+from medvill_pl.cli import main
+from medvill_pl.jobs import Launch
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MakeTrainer = Callable[..., Trainer]
+
+# A callback beside the job: notes what each process is and a digest of its weights.
+WITNESS = """
+import hashlib, json
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Witness(Callback):
+    def on_train_end(self, trainer, pl_module):
+        weights = b"".join(w.detach().numpy().tobytes() for w in pl_module.parameters())
+        seen = {"world_size": trainer.world_size, "nodes": trainer.num_nodes, "folder": trainer.log_dir,
+                "precision": trainer.precision, "digest": hashlib.sha256(weights).hexdigest()}
+        Path(f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
+"""
+
+
+@pytest.fixture
+def job(tiny_job: list[str], tmp_path: Path) -> list[str]:
+    """Words of a tiny job whose processes leave a note each."""
+    (tmp_path / "witness.py").write_text(WITNESS)
+    return ["fit", *tiny_job, "--trainer.callbacks+=witness.Witness"]
+
+
+def witnesses(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fabric_run(*options: str) -> list[str]:
+    return [str(BIN / "fabric"), "run", "--accelerator", "cpu", "--main-port", str(free_port()), *options]
+
+
+# -- the bridge ----------------------------------------------------------------------------------
+
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
+TORCHRUN |= {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+def read_launch(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> Launch | None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return Launch.read(os.environ)
+
+
+def test_no_launcher_decides_nothing() -> None:
+    assert Launch.read(os.environ) is None
+
+
+def test_torchrun_decides_devices_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = read_launch(monkeypatch, TORCHRUN)
+    assert launch == Launch("torchrun", 4, {"devices": 2, "num_nodes": 2})
+
+
+def test_fabric_run_decides_accelerator_strategy_and_precision_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"LT_CLI_USED": "1", "LT_DEVICES": "2", "LT_NUM_NODES": "2", "LT_ACCELERATOR": "cuda"}
+    launch = read_launch(monkeypatch, TORCHRUN | chosen | {"LT_STRATEGY": "ddp", "LT_PRECISION": "bf16-mixed"})
+    assert launch is not None
+    assert launch.launcher == "fabric run"
+    trainer = {"devices": 2, "num_nodes": 2, "accelerator": "cuda", "strategy": "ddp", "precision": "bf16-mixed"}
+    assert launch.trainer == trainer
+    launch = read_launch(monkeypatch, {"LT_DEVICES": "2,3"})
+    assert launch is not None
+    assert launch.trainer["devices"] == "2,3"  # these GPUs, not the first two
+
+
+def test_slurm_decides_devices_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "3"}
+    assert read_launch(monkeypatch, slurm) == Launch("SLURM", 16, {"devices": 8, "num_nodes": 2})
+
+
+@pytest.mark.parametrize(
+    ("launch", "told"),
+    [
+        (Launch("torchrun", 2, {}), "torchrun started 2 processes, but trainer.devices .* make 1"),
+        (Launch("fabric run", 1, {"precision": "bf16"}), "given precision bf16, but trainer.precision is 32-true"),
+    ],
+)
+def test_trainer_that_ignores_the_launcher_is_refused(launch: Launch, told: str, make_trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match=told):
+        launch.check(make_trainer(devices=1))
+
+
+def test_trainer_that_agrees_is_taken(make_trainer: MakeTrainer) -> None:
+    Launch("fabric run", 1, {"precision": "32"}).check(make_trainer(devices=1))
+
+
+# -- configuration of a run ----------------------------------------------------------------------
+
+
+def test_runs_keep_their_configurations_apart(
+    tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    same_folder = "--trainer.logger.init_args.version=same"
+    assert main(["fit", *tiny_job, same_folder]) == 0
+    assert main(["fit", *tiny_job, same_folder, "--model.init_args.lr=0.5"]) == 0
+    rates = [yaml.safe_load(path.read_text())["model"]["init_args"]["lr"] for path in tmp_path.rglob("config*.yaml")]
+    assert sorted(rates) == [0.002, 0.5]
+    logged = yaml.safe_load(next(tmp_path.rglob("hparams.yaml")).read_text())
+    assert logged["config"]["data"]["init_args"]["num_train"] == 8
+
+
+def test_written_configuration_runs_again(tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *tiny_job]) == 0
+    (first,) = tmp_path.rglob("config.yaml")
+    assert main(["fit", "-c", str(first)]) == 0
+    losses = [path.read_text().splitlines()[-1] for path in sorted(tmp_path.rglob("metrics.csv"))]
+    assert len(losses) == 2
+
+
+def test_checkpoint_of_another_configuration_is_refused(
+    tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *tiny_job]) == 0
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    wider = ["--model.init_args.backbone.hidden_size=16", f"--ckpt_path={checkpoint}"]
+    assert main(["test", *tiny_job, *wider]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last == "medvill test: the checkpoint is of another configuration: hidden_size is 8 there and 16 here"
+
+
+# -- real processes ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fabric_run_trains_one_model_with_two_processes(job: list[str], tmp_path: Path) -> None:
+    command = fabric_run("--devices", "2", "--strategy", "ddp", str(ROOT / "tasks/run.py"), "--", *job)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = witnesses(tmp_path)
+    assert first["world_size"] == second["world_size"] == 2
+    assert first == second  # weights and run folder are the same
+    assert len(list(tmp_path.glob("runs/*/version_*"))) == 1
+    assert len(list(tmp_path.rglob("config.yaml"))) == 1
+
+
+@pytest.mark.slow
+def test_devices_that_disagree_with_fabric_run_fail_loudly(job: list[str], tmp_path: Path) -> None:
+    command = fabric_run("--devices", "2", str(ROOT / "tasks/run.py"), "--", *job, "--trainer.devices=1")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "fabric run started 2 processes, but trainer.devices and trainer.num_nodes make 1" in done.stderr
+    assert witnesses(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_at_torchruns_rendezvous(job: list[str], tmp_path: Path) -> None:
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "test"]
+    recipe = ["-c", str(ROOT / "tasks/_trainer/multi_node.yaml"), "--trainer.accelerator=cpu"]
+    words = [str(ROOT / "tasks/run.py"), *job, *recipe, "--trainer.precision=32-true"]
+    nodes = [
+        subprocess.Popen(
+            [
+                str(BIN / "torchrun"),
+                "--nnodes",
+                "2",
+                "--nproc-per-node",
+                "1",
+                "--node-rank",
+                str(rank),
+                *meeting,
+                *words,
+            ],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    first, second = witnesses(tmp_path)
+    assert (first["world_size"], first["nodes"]) == (2, 2)
+    assert first == second

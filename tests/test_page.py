@@ -1,0 +1,55 @@
+"""Tests of the self-contained page."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from medvill_pl import page
+
+
+class Tags(HTMLParser):
+    """Fails on a tag that is closed without being open."""
+
+    EMPTY = ("meta", "img", "use", "path", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.subplots().plot([0, 1], [1, 0])
+    film = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    parts = [
+        page.heading("Films & <words>"),
+        page.paragraph("a < b", is_note=True),
+        page.table(("figure", "value"), [("loss", 0.12345), ("pairs", 7)]),
+        page.drawing(figure, "a line"),
+        page.card(page.picture(film, 'a "film"'), page.paragraph("text")),
+    ]
+    path = tmp_path / "new" / "page.html"
+    page.write_page(path, "Title", parts)
+    html = path.read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    for told in ("Films & <words>", "a < b", "0.123", "a line"):
+        assert told in tags.text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert list(path.parent.iterdir()) == [path]
