@@ -120,7 +120,8 @@ class BaseTask(LightningModule, ABC):
         if stage == "fit":
             self.train()  # a loaded backbone is in evaluation mode, which Lightning keeps
         if self.compile_backbone:
-            self.backbone.compile(dynamic=True)
+            self.backbone.compile(dynamic=True)  # texts differ in length, films do not
+            self.backbone.trunk.compile(dynamic=False)
 
     def _check_fit(self, data: _Corpus) -> None:
         if data.tokenizer != self.backbone.tokenizer:
