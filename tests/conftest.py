@@ -19,6 +19,8 @@ os.environ |= {
     "TORCH_HOME": f"{_CACHE}/torch",
     "MPLCONFIGDIR": f"{_CACHE}/matplotlib",
     "WANDB_MODE": "offline",
+    "WANDB_CACHE_DIR": f"{_CACHE}/wandb",
+    "WANDB_CONFIG_DIR": f"{_CACHE}/wandb",
     "WANDB_SILENT": "true",
     "OMP_NUM_THREADS": "1",
 }

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
+from medvill_pl import SyntheticDataModule
 from medvill_pl.cli import main
 from medvill_pl.jobs import Launch
 
@@ -160,6 +161,16 @@ def test_fabric_run_trains_one_model_with_two_processes(job: list[str], tmp_path
     assert first == second  # weights and run folder are the same
     assert len(list(tmp_path.glob("runs/*/version_*"))) == 1
     assert len(list(tmp_path.rglob("config.yaml"))) == 1
+
+
+@pytest.mark.slow
+def test_predictions_of_two_processes_are_one_table(tiny_job: list[str], tmp_path: Path) -> None:
+    command = fabric_run("--devices", "2", "--strategy", "ddp", str(ROOT / "tasks/run.py"), "--", "predict", *tiny_job)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (table,) = tmp_path.rglob("predictions.csv")
+    examples = SyntheticDataModule(num_test=4).examples("test")
+    assert [row.split(",")[0] for row in table.read_text().splitlines()] == ["id", *sorted(examples.ids)]
 
 
 @pytest.mark.slow

@@ -74,7 +74,9 @@ class Throughput(Callback):
         self._flops += self._count(pl_module, batch)
         if self._batches == self.every_n_steps:
             seconds = _now(pl_module.device) - self._start
-            pl_module.log_dict(self._figures(trainer, pl_module.device, seconds))
+            figures = self._figures(trainer, pl_module.device, seconds)
+            for logger in trainer.loggers:  # `self.log` would repeat them at every step until the next window
+                logger.log_metrics(figures, step=trainer.global_step)
             self._forget()
             self._start = _now(pl_module.device)
 

@@ -88,11 +88,11 @@ class _KeepConfig(SaveConfigCallback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
-        resolved = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+        resolved = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": resolved})
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(_free_name(folder / "config.yaml"), self.parser.dump(self.config, skip_none=False).encode())
+        write_atomically(_free_name(folder / "config.yaml"), self.parser.dump(self.config, skip_unset=False).encode())
 
 
 def _free_name(path: Path) -> Path:
