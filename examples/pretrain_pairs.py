@@ -1,5 +1,6 @@
-"""Pre-train a small backbone on your own image-report pairs, from a table, on a CPU.
+"""Pre-train a small backbone on some hundred image-report pairs of your own, from a table, on a CPU.
 
+Everything is kept small, for so few texts are soon known by heart: a tiny CNN, short texts, a vocabulary of 250 pieces.
 The tokenizer is learnt from the training texts. The validation loss of masked language modelling is printed beside the
 unigram entropy of the validation texts: what a model that knows only how often each word occurs would reach at best.
 
@@ -17,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from medvill_pl import AtomicCheckpointIO, PairsDataModule, PretrainingTask, ReportTokenizer, Throughput
 from medvill_pl.data.pairs import read_reports
 
-IMAGE_SIZE, MAX_WORDS = 128, 160
+IMAGE_SIZE, MAX_WORDS = 64, 64
 
 
 def unigram_entropy(reports: list[str], tokenizer: ReportTokenizer) -> float:
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--patient-column")
     parser.add_argument("--image-root", help="folder of the images (default: the table's)")
     parser.add_argument("--output", type=Path, default=Path("runs/pairs"))
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=120)
     options = parser.parse_args()
 
     seed_everything(0)
@@ -45,14 +46,14 @@ def main() -> None:
     place = {"image_root": options.image_root, "corpus": str(options.output / "corpus"), "image_size": IMAGE_SIZE}
     tokenizer_path = options.output / "tokenizer"
     PairsDataModule(options.table, tokenizer="synthetic", val_fraction=0.15, **columns, **place).prepare_data()
-    tokenizer = ReportTokenizer.train(read_reports(options.output / "corpus", "report"), vocab_size=2000)
+    tokenizer = ReportTokenizer.train(read_reports(options.output / "corpus", "report"), vocab_size=250)
     tokenizer.save(tokenizer_path)
 
     data = PairsDataModule(
         options.table,
         tokenizer=str(tokenizer_path),
         val_fraction=0.15,
-        batch_size=8,
+        batch_size=16,
         negatives="labels",
         max_words=MAX_WORDS,
         num_workers=0,
@@ -61,20 +62,21 @@ def main() -> None:
     )
     task = PretrainingTask(
         backbone={
-            "vision": "resnet_small",
+            "vision": "resnet_tiny",
             "image_size": IMAGE_SIZE,
             "tokenizer": str(tokenizer_path),
             "max_words": MAX_WORDS,
-            "hidden_size": 128,
+            "hidden_size": 64,
             "num_layers": 2,
             "num_heads": 4,
-            "intermediate_size": 512,
+            "intermediate_size": 256,
+            "dropout": 0.25,
         },
-        lr=1e-3,
-        warmup_steps=50,
-        mlm_probability=0.2,
+        lr=3e-3,
+        warmup_steps=200,
+        mlm_probability=0.3,
         mlm_on_non_matching=True,
-        num_visual_samples=48,
+        num_visual_samples=4,
     )
     best = ModelCheckpoint(monitor="val/mlm_loss", filename="best")
     trainer = Trainer(
