@@ -138,9 +138,9 @@ class VisionTrunk(nn.Module):
         Returns:
             Features, shape ``(B, channels, H / stride, W / stride)``.
         """
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        features = (images - self.mean) / self.std  # one grey channel becomes the three that the CNN expects
+        white = 255 if images.dtype == torch.uint8 else 1
+        # One grey channel becomes the three that the CNN expects.
+        features = (images.to(self.mean.dtype) / white - self.mean) / self.std
         for stage in self.stages:
             features = stage(features)
         return features

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -176,6 +177,23 @@ def test_bytes_do_not_depend_on_workers(tmp_path: Path, rows: list[Row]) -> None
     one, four = (write_corpus(tmp_path / str(workers), rows, INFO, workers) for workers in (1, 4))
     assert one == four
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
+
+
+def test_two_preparations_at_once_do_the_work_once(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write_shard = corpus._write_shard
+
+    def count(shard: corpus._Shard) -> int:
+        written.append(shard.path.name)
+        return write_shard(shard)
+
+    monkeypatch.setattr(corpus, "_write_shard", count)
+    with ThreadPoolExecutor(2) as pool:
+        infos = list(pool.map(lambda _: write_corpus(tmp_path / "corpus", rows, INFO), range(2)))
+    assert infos[0] == infos[1]
+    assert sorted(written) == SHARDS
 
 
 def test_unusable_rows_are_set_aside_with_the_reason(tmp_path: Path, rows: list[Row]) -> None:

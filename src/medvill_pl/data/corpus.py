@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
@@ -190,6 +191,11 @@ def write_corpus(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
         PermissionError: if the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # nodes that share a disk prepare one after the other
+        return _write_alone(folder, rows, info, workers)
+
+
+def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: int | None) -> CorpusInfo:
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
     if any(folder.iterdir()) and not (folder / _PLAN).exists():
