@@ -463,7 +463,10 @@ class MedViLL(
             f"- {corpus['name']}: {corpus['pairs']:,} image-report pairs" + " (credentialed)" * corpus["credentialed"]
             for corpus in self.trained_on
         ]
-        trained_on = "\n".join(corpora) or "Nothing yet: the weights are initial ones."
+        trained_on = (
+            "\n".join(corpora)
+            or "Nothing is recorded: the weights are initial ones, or were trained outside the tasks of `medvill_pl`."
+        )
         title = f"MedViLL backbone ({self.hparams['vision']}, {self.hparams['num_layers']} layers)"
         card: ModelCard = super().generate_model_card(*args, title=title, trained_on=trained_on, **kwargs)
         return card

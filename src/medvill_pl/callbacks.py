@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
@@ -32,13 +31,17 @@ def run_folder(trainer: Trainer) -> Path:
     return shared
 
 
+_DENSE_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""FLOPs a second of NVIDIA GPUs in bfloat16 without sparsity, by a part of their name, as the maker states them."""
+
+
 class Throughput(Callback):
     """Logs the speed of training: ``throughput/pairs_per_second`` over all processes.
 
-    On a GPU also ``throughput/memory_gib``, the peak of this process so far, and where the peak
-    speed of the GPU is known ``throughput/mfu``, the model FLOP utilisation: the share of it that
-    forward and backward pass of the model use, padding included, recomputation left out. Time
-    that validation and checkpoints take is not counted.
+    On a GPU also ``throughput/memory_gib``, the peak of this process so far, and in bfloat16 on a
+    GPU whose peak speed is known ``throughput/mfu``, the model FLOP utilisation: the share of it that
+    forward and backward pass of the model use, padding included, recomputation left out. The time
+    of validation is not counted.
 
     Args:
         every_n_steps: batches over which the speed is taken. The device is waited for so often.
@@ -48,55 +51,68 @@ class Throughput(Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be positive, not {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._forget()
+        self._begin(None)
 
-    def _forget(self) -> None:
-        self._start: float | None = None
+    def _begin(self, start: float | None) -> None:
+        """Begin a window of batches."""
+        self._start, self._pause = start, 0.0
         self._batches, self._pairs, self._flops = 0, 0, 0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new window."""
-        self._forget()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._begin(None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop a window that validation cuts in two."""
-        self._forget()
+        """Stop the clock."""
+        self._pause = _now(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock go on."""
+        if self._start is not None:
+            self._start += _now(pl_module.device) - self._pause
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count the batch, and log when the window is full."""
         if self._start is None:  # the first batch is not counted: workers start and kernels are chosen in it
-            self._start = _now(pl_module.device)
+            self._begin(_now(pl_module.device))
             return
         self._batches += 1
         self._pairs += len(batch["id"])
         self._flops += self._count(pl_module, batch)
         if self._batches == self.every_n_steps:
-            seconds = _now(pl_module.device) - self._start
-            figures = self._figures(trainer, pl_module.device, seconds)
-            for logger in trainer.loggers:  # `self.log` would repeat them at every step until the next window
-                logger.log_metrics(figures, step=trainer.global_step)
-            self._forget()
-            self._start = _now(pl_module.device)
+            self._log(trainer, pl_module.device)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what is left."""
+        if self._batches:
+            self._log(trainer, pl_module.device)
+
+    def _log(self, trainer: Trainer, device: torch.device) -> None:
+        now = _now(device)
+        assert self._start is not None
+        figures = self._figures(trainer, device, now - self._start)
+        for logger in trainer.loggers:  # `self.log` would repeat them at every step until the next window
+            logger.log_metrics(figures, step=trainer.global_step)
+        self._begin(now)
 
     def _count(self, task: LightningModule, batch: Batch) -> int:
         """FLOPs of forward and backward pass, which costs twice the forward."""
         backbone = getattr(task, "backbone", None)
         if task.device.type != "cuda" or not isinstance(backbone, MedViLL):
             return 0
-        sampled = getattr(task, "num_visual_samples", None)
         size, length = batch["input_ids"].shape
-        return 3 * size * backbone.flops(sampled, length)
+        return 3 * size * backbone.flops(getattr(task, "num_visual_samples", None), length)
 
     def _figures(self, trainer: Trainer, device: torch.device, seconds: float) -> dict[str, float]:
         figures = {"throughput/pairs_per_second": self._pairs * trainer.world_size / seconds}
         if device.type == "cuda":
             figures["throughput/memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-            dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
-            available = get_available_flops(device, dtype)
-            if available and self._flops:
-                figures["throughput/mfu"] = self._flops / seconds / available
+            name = torch.cuda.get_device_name(device)
+            peaks = [peak for part, peak in _DENSE_PEAKS.items() if part in name]
+            if peaks and "bf16" in str(trainer.precision):
+                figures["throughput/mfu"] = self._flops / seconds / peaks[0]
         return figures
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Mapping
@@ -63,12 +64,19 @@ class Launch:
         """Refuse a trainer that would ignore the launcher.
 
         Raises:
-            ValueError: if the number of processes or the precision is another.
+            ValueError: if the number of processes, the precision or the kind of device is another.
         """
         if trainer.world_size != self.world_size:
             raise ValueError(
                 f"{self.launcher} started {self.world_size} processes, but trainer.devices and trainer.num_nodes make "
                 f"{trainer.world_size}: leave them out of the configuration, or make them agree"
+            )
+        accelerator = self.trainer.get("accelerator", "auto")
+        device = trainer.strategy.root_device.type
+        if {"gpu": device if device != "cpu" else "gpu", "auto": device}.get(accelerator, accelerator) != device:
+            raise ValueError(
+                f"{self.launcher} was given accelerator {accelerator}, but trainer.accelerator gives {device}: "
+                "leave one of them out, or make them agree"
             )
         precision = self.trainer.get("precision")
         if precision and _PRECISION_ALIASES.get(precision, precision) != trainer.precision:
@@ -144,6 +152,16 @@ class JobCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise ValueError(_shorten(str(error))) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; if it fails, end the processes that Lightning started, which would wait for this one."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            launcher = self.trainer.strategy.launcher
+            if launcher is not None:
+                launcher.kill(signal.SIGTERM)
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Let the recipe stand: Lightning would put the checkpoint's hyper-parameters over it."""

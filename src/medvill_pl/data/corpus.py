@@ -5,9 +5,11 @@ A corpus is a folder of Parquet shards, a ``corpus.json`` that is written last, 
 """
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -30,6 +32,7 @@ from medvill_pl.files import write_atomically
 SCHEMA_VERSION = 1
 SHARD_ROWS = 256
 _PLAN = ".plan"
+_CACHE = ".cache"
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ class CorpusInfo:
         return cls(**values)
 
 
+_FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
+
+
 @dataclass(frozen=True)
 class _Shard:
     path: Path
@@ -124,6 +130,8 @@ def _write_shard(shard: _Shard) -> int:
             "".join((row.id, row.patient_id, row.view, row.report)).encode()  # Parquet holds UTF-8 only
             image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
+                raise  # the disk's fault: the row may be good
             rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
             continue
         usable.append(
@@ -200,6 +208,7 @@ def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
         leftover.unlink()
     if any(folder.iterdir()) and not (folder / _PLAN).exists():
         raise FileExistsError(f"{folder} is not empty and holds no corpus: choose another folder for the corpus")
+    _check_source(folder, info)
     plan = _plan_of(rows, info)
     if _is_done(folder, plan):
         return CorpusInfo.read(folder)
@@ -218,6 +227,14 @@ def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
     return _finish(folder, shards, info, plan)
 
 
+def _check_source(folder: Path, info: CorpusInfo) -> None:
+    """Refuse to replace the corpus of another dataset."""
+    if (folder / "corpus.json").exists():
+        source = json.loads((folder / "corpus.json").read_text(encoding="utf-8")).get("source")
+        if source != info.source:
+            raise FileExistsError(f"{folder} holds a corpus of {source}, not of {info.source}: choose another folder")
+
+
 def _shards(folder: Path, rows: Sequence[Row], image_size: int) -> Iterable[_Shard]:
     for split in ("train", "val", "test"):
         part = [row for row in rows if row.split == split]
@@ -234,6 +251,7 @@ def _forget_other_plan(folder: Path, plan: str) -> None:
     if (folder / _PLAN).exists() and (folder / _PLAN).read_text() == plan:
         return
     (folder / "corpus.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / _CACHE, ignore_errors=True)
     for pattern in ("*-?????.parquet", "*-?????.rejected.json"):
         for path in folder.glob(pattern):
             path.unlink()
@@ -294,7 +312,9 @@ class CorpusExamples:
         disable_progress_bars()
         # A shard whose rows were all rejected is empty, which `datasets` cannot read.
         paths = [str(path) for path in sorted(folder.glob(f"{split}-*.parquet")) if read_metadata(path).num_rows]
-        table = Dataset.from_parquet(paths)
+        # `datasets` unpacks the shards into files that it maps into memory: beside them, not into the home folder.
+        cache = str(folder / _CACHE) if os.access(folder, os.W_OK) else None
+        table = Dataset.from_parquet(paths, cache_dir=cache)
         self._images = table.select_columns(["image"])
         self._image_size = image_size
         self.ids: list[str] = list(table["id"])

@@ -41,6 +41,10 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("L"))
     except ValueError:
         raise
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of the disk; what Pillow finds wrong with an image has no number
+        raise ValueError(f"not a readable image: {error}") from error
     except Exception as error:  # each format has its own errors for broken bytes
         raise ValueError(f"not a readable image: {error}") from error
 

@@ -20,6 +20,7 @@ from medvill_pl.data.batches import (
 )
 from medvill_pl.language import MAX_WORDS, ReportTokenizer
 
+_ORDER = ("batch_size", "bucket_batches", "negatives", "seed")
 _SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -106,11 +107,16 @@ class BaseDataModule(LightningDataModule, ABC):
             return epoch + 1, 0
         return epoch, batches.current.ready if is_unfinished else 0
 
-    def _loader(self, split: Split) -> DataLoader[Batch]:
+    def _loader(self, split: Split, has_negatives: bool = True) -> DataLoader[Batch]:
         dataset, trainer = self.datasets[split], self.trainer
         num_replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         plan = BatchPlan(
-            dataset.lengths, self._indices[split], self.batch_size, num_replicas, self.seed, self.bucket_batches
+            dataset.lengths,
+            self._indices[split] if has_negatives else None,
+            self.batch_size,
+            num_replicas,
+            self.seed,
+            self.bucket_batches,
         )
         is_training = split == "train"
         sampler = PairSampler(plan, rank, is_training, self._position if is_training and trainer else None)
@@ -138,8 +144,30 @@ class BaseDataModule(LightningDataModule, ABC):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, each pair once."""
-        return self._loader("test")
+        """Batches of the test split, each image once, with its own report."""
+        return self._loader("test", has_negatives=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: all that the order of batches depends on."""
+        num_replicas = self.trainer.world_size if self.trainer else 1
+        return {name: getattr(self, name) for name in _ORDER} | {"num_replicas": num_replicas}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with batches that are not those of the interrupted run.
+
+        Raises:
+            ValueError: if training is resumed with another batch size, number of processes or seed.
+        """
+        ours = self.state_dict()
+        is_resumed = self.trainer is not None and self.trainer.state.fn == "fit"
+        changed = [
+            f"{name} was {value} and is {ours[name]}" for name, value in state_dict.items() if ours[name] != value
+        ]
+        if is_resumed and changed:
+            raise ValueError(
+                f"a run is resumed with the batches it began with, but {', '.join(changed)}: resume with the same "
+                "values, or start a new run from its weights (backbone_ckpt)"
+            )
 
 
 def _reopen_epoch(trainer: Trainer) -> None:

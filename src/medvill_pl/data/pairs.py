@@ -25,6 +25,8 @@ _SPLIT_NAMES: dict[str, Split] = {
     "dev": "val",
     "test": "test",
 }
+_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed")
+"""Arguments that the prepared corpus does not depend on."""
 _LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
 
@@ -151,7 +153,9 @@ class PairsDataModule(BaseDataModule):
         max_words: longer reports are cut to so many word pieces.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
-        seed: seed of splits, order, pairing and masking.
+        seed: seed of order, pairing and masking.
+        split_seed: seed of the splits, where there is no ``split_column``; apart from ``seed``, so that runs with
+            other seeds are tested on the same patients.
 
     Raises:
         FileNotFoundError: if there is no such table.
@@ -180,6 +184,7 @@ class PairsDataModule(BaseDataModule):
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
+        split_seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
@@ -189,8 +194,8 @@ class PairsDataModule(BaseDataModule):
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
         self.name, self.is_credentialed = self._table.stem, is_credentialed
-        settings = json.dumps([table, image_size, seed], default=str)
-        beside = f"{self._table.name}.corpus-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        settings = {name: value for name, value in self.hparams.items() if name not in _OF_BATCHES}
+        beside = f"{self._table.name}.corpus-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
         self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
 
     def prepare_data(self) -> None:
@@ -255,7 +260,9 @@ class PairsDataModule(BaseDataModule):
     def _splits(self, table: list[dict[str, Any]], patients: list[str]) -> list[Split]:
         column = self.hparams["split_column"]
         if column is None:
-            assigned = assign_splits(patients, (self.hparams["val_fraction"], self.hparams["test_fraction"]), self.seed)
+            assigned = assign_splits(
+                patients, (self.hparams["val_fraction"], self.hparams["test_fraction"]), self.hparams["split_seed"]
+            )
             return [assigned[patient] for patient in patients]
         splits: list[Split] = []
         for number, row in enumerate(table, start=1):

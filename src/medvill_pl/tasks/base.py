@@ -41,6 +41,7 @@ class _Corpus(Protocol):
     name: str
     is_credentialed: bool
     image_size: int
+    max_words: int
     tokenizer: ReportTokenizer
 
 
@@ -107,7 +108,7 @@ class BaseTask(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Build the metrics and check that data and backbone speak of the same tokens and images."""
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.train_metrics, self.val_metrics, self.test_metrics = (
             nn.ModuleDict({group: m.clone(prefix=f"{name}/") for group, m in self.metrics(name).items()})
             for name in ("train", "val", "test")
@@ -115,9 +116,8 @@ class BaseTask(LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, _Corpus):
             self._check_fit(data)
-            if stage == "fit":
-                self._record_corpus(data)
         if stage == "fit":
+            self._record_corpus(data)
             self.train()  # a loaded backbone is in evaluation mode, which Lightning keeps
         if self.compile_backbone:
             self.backbone.compile(dynamic=True)  # texts differ in length, films do not
@@ -132,11 +132,16 @@ class BaseTask(LightningModule, ABC):
         size = self.backbone.hparams["image_size"]
         if data.image_size != size:
             raise ValueError(f"the data's image_size is {data.image_size}, the backbone's {size}: give both the same")
+        longest = self.backbone.hparams["max_words"]
+        if data.max_words > longest:
+            raise ValueError(f"the data's max_words is {data.max_words}, the backbone's {longest}: give it as much")
 
-    def _record_corpus(self, data: _Corpus) -> None:
-        """Note in the backbone what it is trained on, for its model card."""
+    def _record_corpus(self, data: object) -> None:
+        """Note in the backbone what it is trained on, for its model card; what does not say counts as credentialed."""
         pairs = len(data.datasets["train"]) if hasattr(data, "datasets") else 0
-        corpus = TrainingCorpus(name=data.name, pairs=pairs, credentialed=data.is_credentialed)
+        corpus = TrainingCorpus(name="an unnamed corpus", pairs=pairs, credentialed=True)
+        if isinstance(data, _Corpus):
+            corpus = TrainingCorpus(name=data.name, pairs=pairs, credentialed=data.is_credentialed)
         if corpus not in self.backbone.trained_on:
             self.backbone.trained_on.append(corpus)
 
@@ -214,9 +219,13 @@ class BaseTask(LightningModule, ABC):
         if theirs is None or "trained_on" not in checkpoint:
             raise ValueError("the checkpoint was not written by a medvill_pl task")
         names = [name for name in _ARCHITECTURE if theirs.get(name) != ours.get(name)]
-        if names:
+        strategies = [checkpoint["hyper_parameters"].get("mask_strategy"), self.hparams.get("mask_strategy")]
+        if names or strategies[0] != strategies[1]:
             shown = [f"{n} is {theirs.get(n)} there and {ours.get(n)} here" for n in names if n != "tokenizer"]
             shown += ["the tokenizer is another"] if "tokenizer" in names else []
+            shown += (
+                ["mask_strategy is {} there and {} here".format(*strategies)] if strategies[0] != strategies[1] else []
+            )
             raise ValueError(f"the checkpoint is of another configuration: {'; '.join(shown)}")
         recorded = list(checkpoint["trained_on"])
         self.backbone.trained_on = recorded + [now for now in self.backbone.trained_on if now not in recorded]

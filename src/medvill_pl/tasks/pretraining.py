@@ -18,7 +18,14 @@ from medvill_pl.tasks.base import BaseTask, StepOutput
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
 
-class TokenLoss(MeanMetric):
+class _Mean(MeanMetric):
+    """A mean that does not look for NaN, which would make the device wait; the task looks at the loss."""
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+
+
+class TokenLoss(_Mean):
     """Mean cross-entropy of predicted tokens, in nats."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
@@ -35,7 +42,7 @@ class TokenPerplexity(TokenLoss):
         return super().compute().exp()
 
 
-class TokenAccuracy(MeanMetric):
+class TokenAccuracy(_Mean):
     """Share of tokens whose highest logit is right."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
@@ -44,12 +51,13 @@ class TokenAccuracy(MeanMetric):
             super().update((preds.argmax(dim=1) == target).float())
 
 
-class MatchingLoss(MeanMetric):
+class MatchingLoss(_Mean):
     """Mean binary cross-entropy of matching probabilities, in nats."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
         """Add pairs: probabilities and 0 or 1, both of shape ``(B,)``."""
-        super().update(nn.functional.binary_cross_entropy(preds.float(), target.float(), reduction="none"))
+        with torch.autocast(preds.device.type, enabled=False):  # which refuses this function on a GPU
+            super().update(nn.functional.binary_cross_entropy(preds.float(), target.float(), reduction="none"))
 
 
 class MaskedReport(NamedTuple):
@@ -136,7 +144,7 @@ class PretrainingTask(BaseTask):
         for run in runs:
             postfix = f"_{run}" if run else None
             mlm = {"mlm_loss": TokenLoss(), "mlm_accuracy": TokenAccuracy(), "mlm_perplexity": TokenPerplexity()}
-            irm = {"irm_loss": MatchingLoss(), "irm_accuracy": BinaryAccuracy()}
+            irm = {"irm_loss": MatchingLoss(), "irm_accuracy": BinaryAccuracy(validate_args=False)}
             groups[f"mlm{run}"] = MetricCollection(dict(mlm), postfix=postfix, compute_groups=False)
             groups[f"irm{run}"] = MetricCollection(dict(irm), postfix=postfix, compute_groups=False)
         return groups
@@ -154,7 +162,11 @@ class PretrainingTask(BaseTask):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words, on the CPU, so that the device never waits to learn how many."""
-        return self.hide_words(batch)
+        batch = self.hide_words(batch)
+        if self.device.type == "cuda":
+            for name in ("mlm_input_ids", "mlm_positions", "mlm_targets"):
+                batch[name] = batch[name].pin_memory()
+        return batch
 
     def hide_words(self, batch: Batch) -> Batch:
         """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
@@ -239,8 +251,14 @@ class PretrainingTask(BaseTask):
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Tell how likely each image and report belong together: rows with ``id`` and ``match_probability``."""
-        probabilities = self.score(batch, self._evaluation_strategy())[1].sigmoid()
+        """Tell how likely each image and its own report belong together: rows with ``id`` and ``match_probability``."""
+        output = self.backbone(
+            images=batch["image"],
+            input_ids=batch["input_ids"],
+            text_mask=batch["text_mask"],
+            mask_strategy=self._evaluation_strategy(),
+        )
+        probabilities = self.irm_head(output.pooled).squeeze(1).float().sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
 
     @torch.no_grad()
