@@ -601,7 +601,7 @@ def test_model_card_says_what_it_was_trained_on_and_is_not_for(trained: MedViLL,
 def test_model_card_of_initial_weights_claims_no_training(backbone: MedViLL, tmp_path: Path) -> None:
     assert not backbone.is_credentialed
     backbone.save_pretrained(tmp_path)
-    assert "Nothing yet" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Nothing is recorded" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert MedViLL.from_pretrained(tmp_path).trained_on == []
 
 

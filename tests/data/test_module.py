@@ -1,6 +1,7 @@
 """Loaders of a data module, and their place in an epoch when a run is resumed."""
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +214,22 @@ def test_loader_of_each_split() -> None:
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         ids = [name for batch in loader for name in batch["id"]]
         assert sorted(ids) == sorted(data.examples(split).ids)  # type: ignore[arg-type]
-    tested, predicted = (
-        [visit_of(batch) for batch in loader] for loader in (data.test_dataloader(), data.predict_dataloader())
-    )
-    assert tested == predicted
+    predicted = list(data.predict_dataloader())
+    assert sorted(name for batch in predicted for name in batch["id"]) == sorted(data.examples("test").ids)  # type: ignore[arg-type]
+    assert all(batch["matched"].all() for batch in predicted)  # each film with its own report
+
+
+def test_resuming_with_other_batches_is_refused(make_trainer: Callable[..., Trainer]) -> None:
+    data, kept = make_data(), make_data().state_dict()
+    data.trainer = make_trainer()
+    data.load_state_dict(kept)
+    data.trainer.state.fn = "fit"
+    data.load_state_dict(kept)
+    changed = kept | {"batch_size": 99, "num_replicas": 8}
+    with pytest.raises(ValueError, match=r"batch_size was 99 and is .*, num_replicas was 8 and is 1: resume with"):
+        data.load_state_dict(changed)
+    data.trainer.state.fn = "test"
+    data.load_state_dict(changed)  # the order does not matter to a test
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from medvill_pl import MaskStrategy, PretrainingTask, SyntheticDataModule
 from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
 from medvill_pl.language import mask_tokens
+from medvill_pl.tasks.pretraining import MatchingLoss
 
 STRATEGIES = ("bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq")
 PLAIN_STRATEGIES = STRATEGIES[:-1]
@@ -393,6 +395,23 @@ def test_training_logs_losses_a_step_and_scores_an_epoch(
     assert float(epoch["train/irm_loss"]) == pytest.approx(sum(irm) / 4, rel=1e-5)
 
 
+def test_matching_loss_is_one_that_autocast_allows_on_a_gpu() -> None:
+    """PyTorch refuses the cross-entropy of probabilities under CUDA's autocast, which a CPU's does not tell."""
+    seen = []
+
+    class Spy(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.nn.functional.binary_cross_entropy:
+                seen.append(torch.is_autocast_enabled("cpu"))
+            return func(*args, **(kwargs or {}))
+
+    metric = MatchingLoss()
+    with torch.autocast("cpu", torch.bfloat16), Spy():
+        metric.update(torch.tensor([0.25]), torch.tensor([True]))
+    assert seen == [False]
+    assert metric.compute().item() == pytest.approx(1.3862944)
+
+
 # -- predictions ---------------------------------------------------------------------------------
 
 
@@ -402,11 +421,12 @@ def test_predictions_are_one_row_a_pair(
 ) -> None:
     task = make_task(strategy)
     rows = [row for batch in make_trainer().predict(task, datamodule=data) for row in batch]
-    batches = list(data.test_dataloader())
+    batches = list(data.predict_dataloader())
     assert [row["id"] for row in rows] == [name for batch in batches for name in batch["id"]]
     assert {row["id"] for row in rows} == set(data.datasets["test"].examples.ids)
     with torch.no_grad():
-        pooled = torch.cat([task(task.hide_words(batch), MaskStrategy(runs_as)).pooled for batch in batches])
+        whole = [Batch(**{**batch, "mlm_input_ids": batch["input_ids"]}) for batch in batches]  # no word is hidden
+        pooled = torch.cat([task(batch, MaskStrategy(runs_as)).pooled for batch in whole])
         expected = 1 / (1 + (-task.irm_head(pooled)).exp())
     assert [row["match_probability"] for row in rows] == pytest.approx(expected[:, 0].tolist(), rel=1e-5)
     assert all(row.keys() == {"id", "match_probability"} and type(row["match_probability"]) is float for row in rows)

@@ -41,7 +41,6 @@ class _Corpus(Protocol):
     name: str
     is_credentialed: bool
     image_size: int
-    max_words: int
     tokenizer: ReportTokenizer
 
 
@@ -132,9 +131,12 @@ class BaseTask(LightningModule, ABC):
         size = self.backbone.hparams["image_size"]
         if data.image_size != size:
             raise ValueError(f"the data's image_size is {data.image_size}, the backbone's {size}: give both the same")
-        longest = self.backbone.hparams["max_words"]
-        if data.max_words > longest:
-            raise ValueError(f"the data's max_words is {data.max_words}, the backbone's {longest}: give it as much")
+        limit = self.backbone.hparams["max_words"]
+        longest = max((int(part.lengths.max()) - 1 for part in getattr(data, "datasets", {}).values()), default=0)
+        if longest > limit:
+            raise ValueError(
+                f"the data has reports of {longest} word pieces, the backbone reads {limit}: cut them by max_words"
+            )
 
     def _record_corpus(self, data: object) -> None:
         """Note in the backbone what it is trained on, for its model card; what does not say counts as credentialed."""
@@ -163,7 +165,7 @@ class BaseTask(LightningModule, ABC):
                 self.log(f"train/{name}", loss, batch_size=size)
         else:
             mean: MeanMetric = getattr(self, f"{stage}_loss")
-            mean.update(output.loss.detach(), size)
+            mean.update(output.loss.detach().expand(size))  # a weight is lost on a metric that disables its NaN check
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=size)
         for group, (preds, target) in output.scored.items():
             metrics = getattr(self, f"{stage}_metrics")[group]
