@@ -35,7 +35,7 @@ from medvill_pl.language import MAX_WORDS, SPECIAL_TOKENS
 AIMS = {"cpu": 2.5, "cuda": 6.0}
 BUCKET_BATCHES = 4  # the data modules' default
 FULL = BackboneConfig(image_size=512)  # for the rest, the defaults are the paper's
-SMALL = BackboneConfig(vision="resnet_tiny", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
+SMALL = BackboneConfig(vision="resnet_small", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
 Level = IntEnum("Level", "PLAIN PADDING LOGITS ATTENTION ADAMW CHANNELS_LAST BF16 COMPILE", start=0)  # each adds one
 
 

@@ -104,6 +104,7 @@ def tiny_model() -> list[str]:
         "num_layers": "1",
         "num_heads": "1",
         "intermediate_size": "8",
+        "channels_last": "false",
     }
     return [f"--model.init_args.backbone.{name}={value}" for name, value in sizes.items()]
 

@@ -470,7 +470,7 @@ def test_every_weight_learns_under_the_strategy_that_uses_it(make_backbone: Call
 
 @torch.no_grad()
 def test_channels_last_gives_close_outputs(make_backbone: Callable[..., MedViLL]) -> None:
-    plain, fast = make_backbone(), make_backbone(channels_last=True)
+    plain, fast = (make_backbone(vision="resnet_small", channels_last=is_fast) for is_fast in (False, True))
     inputs = make_inputs(plain)
     for expected, found in zip(plain(**inputs), fast(**inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -480,6 +480,11 @@ def test_channels_last_gives_close_outputs(make_backbone: Callable[..., MedViLL]
     fast(**inputs)
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen)
     assert not any(tensor.is_contiguous() for tensor in seen)
+
+
+def test_channels_last_is_refused_where_pytorch_fails(make_backbone: Callable[..., MedViLL]) -> None:
+    with pytest.raises(ValueError, match="resnet_tiny has too few channels"):
+        make_backbone(vision="resnet_tiny", channels_last=True)
 
 
 @pytest.mark.parametrize("frozen", [0, 2, 4])

@@ -230,6 +230,8 @@ class MedViLL(
             checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
             for layer in self.encoder.layer:
                 layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint
+        if channels_last and vision == "resnet_tiny":
+            raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
         if channels_last:
             self.trunk.to(memory_format=torch.channels_last)
 

@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from medvill_pl.callbacks import PredictionTable, run_folder
 from medvill_pl.checkpoints import AtomicCheckpointIO
@@ -60,17 +61,21 @@ class Launch:
                 trainer[name] = environ[f"LT_{name.upper()}"]
         return cls(launcher, world_size, trainer)
 
+    def check_number(self, number: int) -> None:
+        """Refuse another number of processes than was started."""
+        if number != self.world_size:
+            raise ValueError(
+                f"{self.launcher} started {self.world_size} processes, but trainer.devices and trainer.num_nodes make "
+                f"{number}: leave them out of the configuration, or make them agree"
+            )
+
     def check(self, trainer: Trainer) -> None:
         """Refuse a trainer that would ignore the launcher.
 
         Raises:
             ValueError: if the number of processes, the precision or the kind of device is another.
         """
-        if trainer.world_size != self.world_size:
-            raise ValueError(
-                f"{self.launcher} started {self.world_size} processes, but trainer.devices and trainer.num_nodes make "
-                f"{trainer.world_size}: leave them out of the configuration, or make them agree"
-            )
+        self.check_number(trainer.world_size)
         accelerator = self.trainer.get("accelerator", "auto")
         device = trainer.strategy.root_device.type
         if {"gpu": device if device != "cpu" else "gpu", "auto": device}.get(accelerator, accelerator) != device:
@@ -155,6 +160,8 @@ class JobCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; if it fails, end the processes that Lightning started, which would wait for this one."""
+        if subcommand != "fit" and not self._get(self.config_init, "ckpt_path"):
+            rank_zero_warn(f"no --ckpt_path is given: {subcommand} runs on initial weights")
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
@@ -178,6 +185,8 @@ class JobCLI(LightningCLI):
             callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
             if not any(isinstance(callback, PredictionTable) for callback in callbacks):
                 kwargs["callbacks"] = [*callbacks, PredictionTable()]
+        if self._launch and isinstance(config.get("devices"), int):
+            self._launch.check_number(config["devices"] * config["num_nodes"])  # before Lightning says it at length
         trainer = super().instantiate_trainer(**kwargs)
         if self._launch:
             self._launch.check(trainer)
@@ -208,6 +217,9 @@ def quieten() -> None:
         ".*LeafSpec.*",
         ".*dataloader.*is not resumable.*",
         ".*does not have many workers.*",
+        "The dirpath has changed",
+        "Couldn't infer the batch indices",
+        "Precision bf16-mixed is not supported by the model summary",
     ):
         warnings.filterwarnings("ignore", message=message)
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")

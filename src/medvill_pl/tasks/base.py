@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
@@ -229,10 +230,22 @@ class BaseTask(LightningModule, ABC):
                 ["mask_strategy is {} there and {} here".format(*strategies)] if strategies[0] != strategies[1] else []
             )
             raise ValueError(f"the checkpoint is of another configuration: {'; '.join(shown)}")
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._warn_of_kept(checkpoint["hyper_parameters"])
         recorded = list(checkpoint["trained_on"])
         self.backbone.trained_on = recorded + [now for now in self.backbone.trained_on if now not in recorded]
 
+    def _warn_of_kept(self, theirs: Mapping[str, Any]) -> None:
+        """Say which values a resumed run takes from the checkpoint's optimizer, whatever the configuration says."""
+        changed = [name for name in _OF_OPTIMIZER if name in theirs and theirs[name] != self.hparams.get(name)]
+        kept = [f"{name} {theirs[name]} (not {self.hparams.get(name)})" for name in changed]
+        if kept:
+            rank_zero_warn(
+                f"a resumed run keeps the checkpoint's {', '.join(kept)}: to change it, start a new run (backbone_ckpt)"
+            )
 
+
+_OF_OPTIMIZER = ("lr", "weight_decay", "warmup_steps")
 _ARCHITECTURE = (
     "vision",
     "image_size",
