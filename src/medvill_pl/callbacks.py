@@ -31,8 +31,18 @@ def run_folder(trainer: Trainer) -> Path:
     return shared
 
 
-_DENSE_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-"""FLOPs a second of NVIDIA GPUs in bfloat16 without sparsity, by a part of their name, as the maker states them."""
+_DENSE_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+}
+"""FLOPs a second of NVIDIA GPUs in bfloat16 without sparsity, as the maker states them: the first part that a GPU's
+name holds is taken."""
 
 
 class Throughput(Callback):
@@ -216,9 +226,7 @@ class PredictionTable(BasePredictionWriter):
         Raises:
             FileExistsError: if there is a file at ``path``.
         """
-        self._target = (
-            Path(self.path) if self.path else Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
-        )
+        self._target = Path(self.path) if self.path else run_folder(trainer) / "predictions.csv"
         if stage == "predict" and self._target.exists():
             raise FileExistsError(f"{self._target} is there already: move it away or give another path")
 
