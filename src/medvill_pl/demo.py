@@ -256,13 +256,6 @@ def write_report(
     minutes: float,
 ) -> None:
     """Write the page."""
-    rows: list[tuple[object, ...]] = [
-        ("MLM: perplexity of hidden words", figures.perplexity, figures.unigram_perplexity, "word frequencies alone"),
-        ("MLM: hidden words found", figures.mlm_accuracy, figures.commonest_word, "always the commonest word"),
-        ("IRM: accuracy", figures.irm_accuracy, 0.5, "chance"),
-        ("IRM: AUROC", figures.irm_auroc, 0.5, "chance"),
-        ("IRM: loss", figures.irm_loss, float(np.log(2)), "chance"),
-    ]
     shown = _examples(task, data)
     parts = [
         page.paragraph(
@@ -272,9 +265,9 @@ def write_report(
         ),
         page.heading("What it learnt"),
         page.paragraph(f"On {budget.num_test} pairs of patients that training never saw:"),
-        page.table(("figure", "this model", "without learning", "which is"), rows),
+        _figure_table(figures),
         page.paragraph(
-            "Is the film used? With the film of another patient in place of the right one, the perplexity of hidden "
+            "Is the film used? With the film of another study in place of the right one, the perplexity of hidden "
             f"words is {figures.perplexity_of_other_film:.3f} instead of {figures.perplexity:.3f}: "
             + ("it is." if figures.perplexity_of_other_film > figures.perplexity else "it is not yet.")
         ),
@@ -301,6 +294,17 @@ def write_report(
         ),
     ]
     page.write_page(path, "MedViLL pre-training in three minutes", parts)
+
+
+def _figure_table(figures: Figures) -> str:
+    rows: list[tuple[object, ...]] = [
+        ("MLM: perplexity of hidden words", figures.perplexity, figures.unigram_perplexity, "word frequencies alone"),
+        ("MLM: hidden words found", figures.mlm_accuracy, figures.commonest_word, "always the commonest word"),
+        ("IRM: accuracy", figures.irm_accuracy, 0.5, "chance"),
+        ("IRM: AUROC", figures.irm_auroc, 0.5, "chance"),
+        ("IRM: loss", figures.irm_loss, float(np.log(2)), "chance"),
+    ]
+    return page.table(("figure", "this model", "without learning", "which is"), rows)
 
 
 def _curves(history: History, figures: Figures) -> Figure:

@@ -221,15 +221,18 @@ class BaseTask(LightningModule, ABC):
         theirs, ours = checkpoint.get("hyper_parameters", {}).get("backbone"), self.backbone.config()
         if theirs is None or "trained_on" not in checkpoint:
             raise ValueError("the checkpoint was not written by a medvill_pl task")
-        names = [name for name in _ARCHITECTURE if theirs.get(name) != ours.get(name)]
-        strategies = [checkpoint["hyper_parameters"].get("mask_strategy"), self.hparams.get("mask_strategy")]
-        if names or strategies[0] != strategies[1]:
-            shown = [f"{n} is {theirs.get(n)} there and {ours.get(n)} here" for n in names if n != "tokenizer"]
-            shown += ["the tokenizer is another"] if "tokenizer" in names else []
-            shown += (
-                ["mask_strategy is {} there and {} here".format(*strategies)] if strategies[0] != strategies[1] else []
-            )
-            raise ValueError(f"the checkpoint is of another configuration: {'; '.join(shown)}")
+        pairs = {name: (theirs.get(name), ours.get(name)) for name in _ARCHITECTURE}
+        pairs["mask_strategy"] = (
+            checkpoint["hyper_parameters"].get("mask_strategy"),
+            self.hparams.get("mask_strategy"),
+        )
+        differences = [
+            "the tokenizer is another" if name == "tokenizer" else f"{name} is {there} there and {here} here"
+            for name, (there, here) in pairs.items()
+            if there != here
+        ]
+        if differences:
+            raise ValueError(f"the checkpoint is of another configuration: {'; '.join(differences)}")
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._warn_of_kept(checkpoint["hyper_parameters"])
         recorded = list(checkpoint["trained_on"])
