@@ -268,8 +268,8 @@ def write_report(
         _figure_table(figures),
         page.paragraph(
             "Is the film used? With the film of another study in place of the right one, the perplexity of hidden "
-            f"words is {figures.perplexity_of_other_film:.3f} instead of {figures.perplexity:.3f}: "
-            + ("it is." if figures.perplexity_of_other_film > figures.perplexity else "it is not yet.")
+            f"words is {figures.perplexity_of_other_film:.3f} instead of {figures.perplexity:.3f}; without use of the "
+            "film they would be equal."
         ),
         page.drawing(_curves(history, figures), "Losses while training; dots are the validation split."),
         page.heading("Hidden words"),
