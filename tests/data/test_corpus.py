@@ -103,6 +103,9 @@ def write_interrupted(folder: Path, rows: Sequence[Row], info: CorpusInfo, after
             write_corpus(folder, rows, info, workers=1)
 
 
+OF_QUESTIONS = ("question", "answer", "answer_type", "question_type", "organ")
+
+
 def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
     folder = tmp_path / "deep" / "corpus"
     done = write_corpus(folder, rows, INFO)
@@ -118,6 +121,7 @@ def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
             "image": pa.binary(),
             "view": pa.string(),
             "report": pa.string(),
+            **dict.fromkeys(OF_QUESTIONS, pa.string()),
             "labels": pa.list_(pa.int8(), 14),
         }
     in_order = [table for split in SPLITS for name, table in tables.items() if name.startswith(split)]
@@ -129,6 +133,7 @@ def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
             "patient_id": row.patient_id,
             "view": "AP",
             "report": row.report,
+            **dict.fromkeys(OF_QUESTIONS, ""),
             "labels": list(labels_of(number)),
         }
         image = Image.open(pa.BufferReader(png))
@@ -136,7 +141,7 @@ def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
         np.testing.assert_array_equal(np.asarray(image), pixels_of(number))
     said = json.loads((folder / "corpus.json").read_text())
     assert said == {
-        "schema_version": 1,
+        "schema_version": 2,
         "source": "a test",
         "credentialed": False,
         "image_size": SIZE,
@@ -475,9 +480,9 @@ def test_empty_split_is_an_error(tmp_path: Path, rows: list[Row]) -> None:
             CorpusExamples(tmp_path / name, "test", SIZE)
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [1, 3, None])
 def test_corpus_of_another_schema_version_is_refused(version: int | None, tmp_path: Path) -> None:
     values = asdict(replace(INFO, splits={"train": 1})) | {"schema_version": version, "of the future": True}
     (tmp_path / "corpus.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=f"schema version {version}, not 1: prepare it again"):
+    with pytest.raises(ValueError, match=f"schema version {version}, not 2: prepare it again"):
         CorpusExamples(tmp_path, "train", SIZE)

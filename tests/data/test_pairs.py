@@ -126,6 +126,7 @@ def test_rows_of_a_table_end_up_in_the_corpus(make_pairs: MakePairs) -> None:
             "patient_id": record["patient"],
             "view": "",
             "report": record["report"],
+            **dict.fromkeys(("question", "answer", "answer_type", "question_type", "organ"), ""),
             "labels": list(labels.values()),
             "split": row["split"],
         }

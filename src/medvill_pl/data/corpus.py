@@ -29,7 +29,7 @@ from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.images import encode_png, fit_square, read_grey
 from medvill_pl.files import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SHARD_ROWS = 256
 _PLAN = ".plan"
 _CACHE = ".cache"
@@ -48,6 +48,11 @@ class Row:
         view: such as AP, or empty where it is not known.
         labels: 14 values 1, 0, -1 or None (not mentioned).
         rejection: why the row cannot be used; empty where nothing is known against it.
+        question: in visual question answering, the question about the image.
+        answer: its answer.
+        answer_type: ``closed`` or ``open``.
+        question_type: what is asked about, such as ``presence``.
+        organ: the organ that the image shows.
     """
 
     id: str
@@ -58,6 +63,24 @@ class Row:
     view: str = ""
     labels: tuple[int | None, ...] = (None,) * len(FINDINGS)
     rejection: str = ""
+    question: str = ""
+    answer: str = ""
+    answer_type: str = ""
+    question_type: str = ""
+    organ: str = ""
+
+
+_TEXT_COLUMNS = (
+    "id",
+    "patient_id",
+    "view",
+    "report",
+    "question",
+    "answer",
+    "answer_type",
+    "question_type",
+    "organ",
+)
 
 
 @dataclass(frozen=True)
@@ -127,20 +150,15 @@ def _write_shard(shard: _Shard) -> int:
         try:
             if row.rejection:
                 raise ValueError(row.rejection)
-            "".join((row.id, row.patient_id, row.view, row.report)).encode()  # Parquet holds UTF-8 only
+            texts = {name: getattr(row, name) for name in _TEXT_COLUMNS}
+            "".join(texts.values()).encode()  # Parquet holds UTF-8 only
             image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
                 raise  # the disk's fault: the row may be good
             rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
             continue
-        usable.append(
-            {
-                "image": image,
-                **{key: getattr(row, key) for key in ("id", "patient_id", "view", "report")},
-                "labels": row.labels,
-            }
-        )
+        usable.append({**texts, "image": image, "labels": row.labels})
     table = pa.Table.from_pylist(usable, schema=_schema())
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=64)
@@ -152,16 +170,8 @@ def _write_shard(shard: _Shard) -> int:
 def _schema() -> Any:
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("patient_id", pa.string()),
-            ("image", pa.binary()),
-            ("view", pa.string()),
-            ("report", pa.string()),
-            ("labels", pa.list_(pa.int8(), len(FINDINGS))),
-        ]
-    )
+    texts = [(name, pa.string()) for name in _TEXT_COLUMNS]
+    return pa.schema([*texts, ("image", pa.binary()), ("labels", pa.list_(pa.int8(), len(FINDINGS)))])
 
 
 def _plan_of(rows: Sequence[Row], info: CorpusInfo) -> str:
