@@ -68,7 +68,7 @@ def make_batches(options: argparse.Namespace) -> list[Batch]:
     tokenizer, image_size = make_tokenizer(options.small), (SMALL if options.small else FULL)["image_size"]
     num_pairs = options.batch * BUCKET_BATCHES * -(-options.steps // BUCKET_BATCHES)
     pairs = made_up_pairs(num_pairs, image_size, tokenizer.tokens(tokenizer.ordinary_ids.tolist()))
-    dataset = PairDataset(pairs, tokenizer, MAX_WORDS, "train", seed=0)
+    dataset = PairDataset(pairs, pairs.reports, tokenizer, MAX_WORDS, "train", seed=0)
     plan = BatchPlan(dataset.lengths, NonMatchingIndex(np.arange(num_pairs)), options.batch, 1, 0, BUCKET_BATCHES)
     requests = [BatchRequest(0, images.tolist(), reports.tolist()) for images, reports in plan.train(0)]
     return [dataset[request] for request in requests[: options.steps]]

@@ -37,11 +37,18 @@ class Batch(TypedDict):
         labels: findings of the image: 1 positive, 0 negative, -1 uncertain, NaN not mentioned,
             float32, shape ``(B, 14)``.
         matched: True where image and report belong together, bool, shape ``(B,)``.
+        is_cut: True where the report was longer than the limit, so that its SEP_L is no true end, bool, shape ``(B,)``.
         seed: seed of each pair's own randomness, int64, shape ``(B,)``.
         mlm_input_ids: in pre-training, ``input_ids`` with words hidden, int64, shape ``(B, T)``.
         mlm_positions: in pre-training, the places to predict, as indices into the flattened
             ``(B * T)`` batch, int64, shape ``(M,)``.
         mlm_targets: in pre-training, the words that stood there, int64, shape ``(M,)``.
+        report: outside training, the text that belongs to each image, uncut, whatever ``input_ids`` hold.
+        answer: in question answering, the answer to each question (``input_ids`` hold the question).
+        answer_type: in question answering, ``closed`` or ``open``, one a question.
+        question_type: in question answering, what is asked about, one a question.
+        organ: in question answering, the organ that the image shows, one a question.
+        other_image: in the test of question answering, the image of another question, as ``image``.
     """
 
     id: list[str]
@@ -50,10 +57,17 @@ class Batch(TypedDict):
     text_mask: Tensor
     labels: Tensor
     matched: Tensor
+    is_cut: Tensor
     seed: Tensor
     mlm_input_ids: NotRequired[Tensor]
     mlm_positions: NotRequired[Tensor]
     mlm_targets: NotRequired[Tensor]
+    report: NotRequired[list[str]]
+    answer: NotRequired[list[str]]
+    answer_type: NotRequired[list[str]]
+    question_type: NotRequired[list[str]]
+    organ: NotRequired[list[str]]
+    other_image: NotRequired[Tensor]
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -17,18 +17,8 @@ from torch import Tensor
 from medvill_pl.backbone import MedViLL
 from medvill_pl.batch import Batch
 from medvill_pl.files import write_atomically
+from medvill_pl.results import gather_rows, run_folder
 from medvill_pl.tasks.pretraining import MaskedReport
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of this run, the same in all processes: where checkpoints, configuration and tables go."""
-    folder = Path(trainer.default_root_dir)
-    if trainer.logger is not None:
-        version = trainer.logger.version
-        name = version if isinstance(version, str) else f"version_{version}"
-        folder = Path(trainer.logger.save_dir or folder) / str(trainer.logger.name) / name
-    shared: Path = trainer.strategy.broadcast(folder)
-    return shared
 
 
 _DENSE_PEAKS = {
@@ -238,11 +228,7 @@ class PredictionTable(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Gather the rows of all processes and write them, sorted by identifier."""
-        rows = [row for batch in predictions for row in batch]
-        if trainer.world_size > 1:
-            parts: list[list[Mapping[str, object]]] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(parts, rows)
-            rows = [row for part in parts for row in part]
+        rows = gather_rows([row for batch in predictions for row in batch], trainer)
         if trainer.is_global_zero:
             rows.sort(key=lambda row: str(row["id"]))
             text = io.StringIO(newline="")

@@ -20,9 +20,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from medvill_pl.callbacks import PredictionTable, run_folder
+from medvill_pl.callbacks import PredictionTable
 from medvill_pl.checkpoints import AtomicCheckpointIO
 from medvill_pl.files import write_atomically
+from medvill_pl.results import free_name, run_folder
 
 _PRECISION_ALIASES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -105,16 +106,7 @@ class _KeepConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": resolved})
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(_free_name(folder / "config.yaml"), self.parser.dump(self.config, skip_unset=False).encode())
-
-
-def _free_name(path: Path) -> Path:
-    """``path``, or where it is taken the first of ``config-1.yaml``, ``config-2.yaml``, ..."""
-    number, free = 0, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
+        write_atomically(free_name(folder / "config.yaml"), self.parser.dump(self.config, skip_unset=False).encode())
 
 
 class JobCLI(LightningCLI):

@@ -353,7 +353,7 @@ LABELS = labels_of({"Edema": 0}, {"Edema": 1}, {}, {"Edema": -1})
 
 
 def make_dataset(tokenizer: ReportTokenizer, max_words: int = 10, split: str = "train", seed: int = 0) -> PairDataset:
-    return PairDataset(ListedExamples(REPORTS, LABELS), tokenizer, max_words, split, seed)  # type: ignore[arg-type]
+    return PairDataset(ListedExamples(REPORTS, LABELS), REPORTS, tokenizer, max_words, split, seed)  # type: ignore[arg-type]
 
 
 def test_batch_by_hand(tokenizer: ReportTokenizer) -> None:
@@ -397,7 +397,7 @@ def test_long_reports_are_cut_and_counted_once(max_words: int, num_cut: int, tok
         batch = dataset[BatchRequest(0, [0, 1, 2, 3], [0, 1, 2, 3])]
     assert dataset.num_cut == num_cut
     said = [str(warning.message) for warning in caught if "cut" in str(warning.message)]
-    expected = f"{num_cut} of 4 reports of the val split are longer than {max_words} word pieces and were cut"
+    expected = f"{num_cut} of 4 texts of the val split are longer than {max_words} word pieces and were cut"
     assert said == ([expected] if num_cut else [])
     whole = [[NO, EDEMA, SEEN, DOT], [EDEMA, DOT], [], [NO, EDEMA, DOT, NO, EDEMA, DOT]]
     for ids, mask, words in zip(batch["input_ids"], batch["text_mask"], whole, strict=True):

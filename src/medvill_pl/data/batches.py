@@ -38,8 +38,42 @@ class Examples(Protocol):
         """1, 0, -1 or NaN (not mentioned), float32, shape ``(N, 14)``."""
         ...
 
+    @property
+    def labelled(self) -> Sequence[str]:
+        """The findings that the corpus labels; the others are unknown, not negative."""
+        ...
+
     def image(self, index: int) -> Tensor:
         """The image of one pair, uint8, shape ``(1, H, W)``."""
+        ...
+
+
+class Questions(Examples, Protocol):
+    """The questions of one split, each with its image; ``reports`` are not used."""
+
+    @property
+    def questions(self) -> Sequence[str]:
+        """The question of each row."""
+        ...
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """The answer to each question."""
+        ...
+
+    @property
+    def answer_types(self) -> Sequence[str]:
+        """``closed`` or ``open``."""
+        ...
+
+    @property
+    def question_types(self) -> Sequence[str]:
+        """What each question asks about, such as ``presence``."""
+        ...
+
+    @property
+    def organs(self) -> Sequence[str]:
+        """The organ that each image shows."""
         ...
 
 
@@ -126,25 +160,35 @@ class PairDataset(Dataset[Batch]):
 
     Args:
         examples: the pairs of the split.
-        tokenizer: turns reports into ids.
-        max_words: longer reports are cut to so many word pieces.
+        texts: what goes with each image: the reports, or in question answering the questions.
+        tokenizer: turns texts into ids.
+        max_words: longer texts are cut to so many word pieces.
         split: name of the split.
         seed: seed of the run; a pair's own randomness follows from ``(seed, split, epoch, index)``
             and so depends neither on workers nor on processes.
 
     Attributes:
-        lengths: tokens of each report, with SEP_L, int64, shape ``(N,)``.
-        num_cut: reports that were longer than ``max_words``.
+        lengths: tokens of each text, with SEP_L, int64, shape ``(N,)``.
+        num_cut: texts that were longer than ``max_words``.
     """
 
-    def __init__(self, examples: Examples, tokenizer: ReportTokenizer, max_words: int, split: Split, seed: int) -> None:
-        self.examples = examples
+    def __init__(
+        self,
+        examples: Examples,
+        texts: Sequence[str],
+        tokenizer: ReportTokenizer,
+        max_words: int,
+        split: Split,
+        seed: int,
+    ) -> None:
+        self.examples, self.texts = examples, texts
         self._pad_id, self._split, self._seed = tokenizer.pad_id, split, seed
-        encoded = tokenizer.encode(examples.reports)
-        self.num_cut = sum(len(ids) > max_words for ids in encoded)
+        encoded = tokenizer.encode(texts)
+        self._is_cut = np.array([len(ids) > max_words for ids in encoded])
+        self.num_cut = int(self._is_cut.sum())
         if self.num_cut:
             rank_zero_warn(
-                f"{self.num_cut:,} of {len(encoded):,} reports of the {split} split are longer than {max_words} word "
+                f"{self.num_cut:,} of {len(encoded):,} texts of the {split} split are longer than {max_words} word "
                 "pieces and were cut"
             )
         self.lengths = np.array([min(len(ids), max_words) + 1 for ids in encoded], dtype=np.int64)
@@ -160,15 +204,19 @@ class PairDataset(Dataset[Batch]):
         epoch, images, reports = request
         input_ids = self._pad(reports)
         lengths = torch.from_numpy(self.lengths[reports])
-        return Batch(
+        batch = Batch(
             id=[self.examples.ids[index] for index in images],
             image=torch.stack([self.examples.image(index) for index in images]),
             input_ids=input_ids,
             text_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=torch.from_numpy(self.examples.labels[images]),
             matched=torch.tensor(images) == torch.tensor(reports),
+            is_cut=torch.from_numpy(self._is_cut[reports]),
             seed=torch.tensor([derive_seed(self._seed, self._split, epoch, index) for index in images]),
         )
+        if self._split != "train":
+            batch["report"] = [self.texts[index] for index in images]
+        return batch
 
     def _pad(self, reports: list[int]) -> Tensor:
         """Put texts together, padded to the longest."""
@@ -177,6 +225,38 @@ class PairDataset(Dataset[Batch]):
             start, length = self._start[report], self.lengths[report]
             input_ids[row, :length] = self._tokens[start : start + length]
         return torch.from_numpy(input_ids)
+
+
+class QuestionDataset(PairDataset):
+    """Makes whole batches of questions about images, with their answers.
+
+    Args:
+        questions: the questions of the split.
+        tokenizer: turns questions into ids.
+        max_words: longer questions are cut to so many word pieces.
+        split: name of the split.
+        seed: seed of the run.
+    """
+
+    examples: Questions
+
+    def __init__(
+        self, questions: Questions, tokenizer: ReportTokenizer, max_words: int, split: Split, seed: int
+    ) -> None:
+        super().__init__(questions, questions.questions, tokenizer, max_words, split, seed)
+
+    def __getitem__(self, request: BatchRequest | int) -> Batch:
+        batch = super().__getitem__(request)
+        indices = [request] if isinstance(request, int) else request.images
+        batch["answer"] = [self.examples.answers[index] for index in indices]
+        batch["answer_type"] = [self.examples.answer_types[index] for index in indices]
+        batch["question_type"] = [self.examples.question_types[index] for index in indices]
+        batch["organ"] = [self.examples.organs[index] for index in indices]
+        if self._split == "test":
+            # Half the split away, so that neighbours, which ask about one image, do not lend it to each other.
+            others = [(index + len(self) // 2) % len(self) for index in indices]
+            batch["other_image"] = torch.stack([self.examples.image(index) for index in others])
+        return batch
 
 
 @dataclass(frozen=True)

@@ -329,6 +329,7 @@ class CorpusExamples:
         self._image_size = image_size
         self.ids: list[str] = list(table["id"])
         self.reports: list[str] = list(table["report"])
+        self.labelled: list[str] = info.labelled
         self.labels = _to_array(table["labels"])
 
     def image(self, index: int) -> Tensor:

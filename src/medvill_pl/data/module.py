@@ -16,6 +16,8 @@ from medvill_pl.data.batches import (
     NonMatchingIndex,
     PairDataset,
     PairSampler,
+    QuestionDataset,
+    Questions,
     index_negatives,
 )
 from medvill_pl.language import MAX_WORDS, ReportTokenizer
@@ -49,10 +51,12 @@ class BaseDataModule(LightningDataModule, ABC):
     Attributes:
         name: name (and version) of the corpus.
         is_credentialed: whether the corpus' text and images may not be shared.
+        has_questions: whether the text of each image is a question about it, which has an answer.
     """
 
     name: str
     is_credentialed: bool
+    has_questions: bool = False
 
     def __init__(
         self,
@@ -89,7 +93,12 @@ class BaseDataModule(LightningDataModule, ABC):
             if split not in self.datasets:
                 examples = self.examples(split)
                 self._indices[split] = index_negatives(examples, self.negatives, split)
-                self.datasets[split] = PairDataset(examples, self.tokenizer, self.max_words, split, self.seed)
+                self.datasets[split] = self._dataset(examples, split)
+
+    def _dataset(self, examples: Examples, split: Split) -> PairDataset:
+        if self.has_questions:
+            return QuestionDataset(cast(Questions, examples), self.tokenizer, self.max_words, split, self.seed)
+        return PairDataset(examples, examples.reports, self.tokenizer, self.max_words, split, self.seed)
 
     def _position(self) -> tuple[int, int]:
         """Epoch and batch at which the training loader is to begin, by the trainer's progress.

@@ -7,12 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medvill_pl.batch import Split
+from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.language import MAX_WORDS
 from medvill_pl.synthetic.film import render
 from medvill_pl.synthetic.grammar import write_report
+from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.study import VERSION, Study, studies
 
 
@@ -29,6 +30,8 @@ class SyntheticExamples:
     Attributes:
         studies: what each film shows.
     """
+
+    labelled = FINDINGS
 
     def __init__(
         self, split: Split, num_pairs: int, image_size: int, seed: int = 0, share_memory: bool = False
@@ -52,6 +55,33 @@ class SyntheticExamples:
             self._films[index, 0] = torch.from_numpy(film)
             self._is_rendered[index] = True
         return self._films[index]
+
+
+class SyntheticQuestions:
+    """The questions about the first films of a split of the embedded corpus, film after film.
+
+    Args:
+        films: the films asked about, with their studies.
+    """
+
+    labelled = FINDINGS
+
+    def __init__(self, films: SyntheticExamples) -> None:
+        self._films = films
+        asked = [(index, number, one) for index, s in enumerate(films.studies) for number, one in enumerate(ask(s))]
+        self._film_of = [index for index, _, _ in asked]
+        self.ids = [f"{films.ids[index]}-q{number}" for index, number, _ in asked]
+        self.reports = [films.reports[index] for index in self._film_of]
+        self.labels: NDArray[np.float32] = films.labels[self._film_of]
+        self.questions = [one.question for _, _, one in asked]
+        self.answers = [one.answer for _, _, one in asked]
+        self.answer_types: list[str] = [one.answer_type for _, _, one in asked]
+        self.question_types: list[str] = [one.question_type for _, _, one in asked]
+        self.organs = ["chest"] * len(asked)
+
+    def image(self, index: int) -> Tensor:
+        """The film of one question, uint8, shape ``(1, image_size, image_size)``."""
+        return self._films.image(self._film_of[index])
 
 
 class SyntheticDataModule(BaseDataModule):
@@ -113,3 +143,46 @@ class SyntheticDataModule(BaseDataModule):
         return SyntheticExamples(
             split, self.num_pairs[split], self.image_size, self.corpus_seed, share_memory=self.num_workers > 0
         )
+
+
+class SyntheticVQADataModule(BaseDataModule):
+    """Questions about the films of the embedded corpus, with their answers (see :class:`SyntheticDataModule`).
+
+    Args:
+        num_train: films of the training split, each with several questions.
+        num_val: films of the validation split.
+        num_test: films of the test split.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        image_size: side of the films in pixels, 32 or more.
+        batch_size: questions of a batch, for each process.
+        max_words: longer questions are cut to so many word pieces.
+        num_workers: processes that prepare batches.
+        seed: seed of the order.
+        corpus_seed: another value gives another corpus of the same kind.
+    """
+
+    name = f"synthetic questions v{VERSION}"
+    is_credentialed = False
+    has_questions = True
+
+    def __init__(
+        self,
+        num_train: int = 4000,
+        num_val: int = 400,
+        num_test: int = 400,
+        tokenizer: str = "synthetic",
+        image_size: int = 128,
+        batch_size: int = 64,
+        max_words: int = MAX_WORDS,
+        num_workers: int = 0,
+        seed: int = 0,
+        corpus_seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed)
+        self._films = SyntheticDataModule(
+            num_train, num_val, num_test, tokenizer, image_size, num_workers=num_workers, corpus_seed=corpus_seed
+        )
+
+    def examples(self, split: Split) -> SyntheticQuestions:
+        """The questions of one split."""
+        return SyntheticQuestions(self._films.examples(split))

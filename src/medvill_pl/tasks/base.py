@@ -1,20 +1,25 @@
 """What all tasks share: stages, metrics, optimiser, checkpoints. It builds no heads and knows no dataset."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch, derive_seed
+from medvill_pl.evaluation.results import Results
+from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.language import ReportTokenizer
+from medvill_pl.results import ResultTable, gather_rows
 
 
 class StepOutput(NamedTuple):
@@ -24,15 +29,28 @@ class StepOutput(NamedTuple):
         loss: the loss to descend, scalar.
         scored: for each group of metrics, predictions and targets.
         losses: further losses to log at every training step, scalars by name.
+        results: what validation and test keep of each example: columns by name, tensors or lists of length B.
     """
 
     loss: Tensor
-    scored: Mapping[str, tuple[Tensor, Tensor]]
+    scored: Mapping[str, tuple[Tensor, Tensor]] = {}
     losses: Mapping[str, Tensor] = {}
+    results: Mapping[str, Tensor | Sequence[Any]] = {}
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; the weights are those before the step."""
+
+
+class LabelledExamples(Protocol):
+    """What a task wants to know of a split's examples, for its baselines."""
+
+    @property
+    def reports(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> NDArray[np.float32]: ...
+    @property
+    def labelled(self) -> Sequence[str]: ...
 
 
 @runtime_checkable
@@ -48,8 +66,10 @@ class _Corpus(Protocol):
 class BaseTask(LightningModule, ABC):
     """A problem on top of a backbone.
 
-    A subclass builds its heads, gives :meth:`metrics` and writes :meth:`_step`, which training,
-    validation and test share. Log names are ``{stage}/{metric}``.
+    A subclass builds its heads and writes :meth:`_step`, which training, validation and test share.
+    Metrics that can be taken batch by batch are given by :meth:`metrics`; those of a whole split are
+    scored from per-example results by the function that ``results_metrics`` names, so that a test's tables can be made
+    again without the model. Log names are ``{stage}/{metric}``.
 
     Args:
         backbone: arguments of :class:`MedViLL`.
@@ -66,6 +86,10 @@ class BaseTask(LightningModule, ABC):
     """
 
     monitor, mode = "val/loss", "min"
+    results_metrics = ""
+    """Import path of the function that scores the rows of :attr:`results`; empty for none."""
+    unused: tuple[str, ...] = ("text_cls_place", "pooler", "mlm_head")
+    """Parts of the backbone that have no part in the loss: they would have no gradient, which DDP takes for a mistake."""
 
     def __init__(
         self,
@@ -96,9 +120,13 @@ class BaseTask(LightningModule, ABC):
         task.backbone = backbone
         return task
 
-    @abstractmethod
     def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
         """Fresh metrics of one stage, by the name of the group that :meth:`_step` scores."""
+        return {}
+
+    def context(self, stage: str, rows: Rows) -> dict[str, Any]:
+        """What ``results_metrics`` needs besides the rows of a stage, such as names and baselines; plain values."""
+        return {}
 
     @abstractmethod
     def _step(self, batch: Batch) -> StepOutput:
@@ -116,6 +144,9 @@ class BaseTask(LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, _Corpus):
             self._check_fit(data)
+        for name, parameter in self.backbone.named_parameters():
+            if name.startswith(_PARTS):
+                parameter.requires_grad_(not name.startswith(self.unused))
         if stage == "fit":
             self._record_corpus(data)
             self.train()  # a loaded backbone is in evaluation mode, which Lightning keeps
@@ -168,6 +199,7 @@ class BaseTask(LightningModule, ABC):
             mean: MeanMetric = getattr(self, f"{stage}_loss")
             mean.update(output.loss.detach().expand(size))  # a weight is lost on a metric that disables its NaN check
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=size)
+            self._kept.append(output.results)
         for group, (preds, target) in output.scored.items():
             metrics = getattr(self, f"{stage}_metrics")[group]
             metrics.update(preds.detach(), target)
@@ -182,9 +214,74 @@ class BaseTask(LightningModule, ABC):
         """Score a batch of the validation split."""
         self._run(batch, "val")
 
+    def arrange_predictions(self, rows: Rows) -> Rows:
+        """Put what ``predict`` gave, from all processes, into the order in which it is written."""
+        return sorted(rows, key=lambda row: str(row["id"]))
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch of the test split."""
+        if batch_idx == 0:
+            self.first_test_batch = batch
         self._run(batch, "test")
+
+    def training_examples(self) -> LabelledExamples | None:
+        """The training split, for baselines; None where the data has none."""
+        data = getattr(self.trainer, "datamodule", None)
+        if "train" in getattr(data, "datasets", {}):
+            return data.datasets["train"].examples
+        try:
+            return data.examples("train")
+        except (AttributeError, FileNotFoundError, ValueError):
+            return None
+
+    # -- results of examples -----------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Every test run writes its results, unless the trainer was given a :class:`ResultTable` of its own."""
+        return [] if any(isinstance(c, ResultTable) for c in self.trainer.callbacks) else [ResultTable()]  # type: ignore[attr-defined]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the results of the epoch before."""
+        self._kept: list[Mapping[str, Tensor | Sequence[Any]]] = []
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the results of the test before."""
+        self._kept = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation split's results."""
+        self._score_results("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test split's results and keep them as ``results``."""
+        self.results = self._score_results("test")
+
+    def finish_results(self, stage: str) -> Rows:
+        """The rows of this process, when all batches of a stage are done."""
+        return [row for columns in self._kept for row in to_rows(columns)]
+
+    def _score_results(self, stage: str) -> Results:
+        rows = sorted(gather_rows(self.finish_results(stage), self.trainer), key=lambda row: str(row["id"]))
+        results = Results(rows, {}, self.results_metrics, self._describe())
+        if rows and not self.trainer.sanity_checking:
+            results.context = self.context(stage, rows)
+            # All processes have the same rows, so the mean over processes changes nothing.
+            self.log_dict({f"{stage}/{name}": value for name, value in results.scores().items()}, sync_dist=True)
+        return results
+
+    def _describe(self) -> dict[str, Any]:
+        """Task, hyper-parameters and backbone, for the record beside the results."""
+        backbone = {
+            name: value if name != "tokenizer" else f"{self.backbone.tokenizer.vocab_size} tokens"
+            for name, value in self.backbone.config().items()
+        }
+        hyperparameters = {name: value for name, value in self.hparams.items() if name != "backbone"}
+        return {
+            "task": f"{type(self).__module__}.{type(self).__qualname__}",
+            "hyper_parameters": hyperparameters,
+            "backbone": backbone,
+            "trained_on": list(self.backbone.trained_on),
+        }
 
     # -- optimiser -------------------------------------------------------------------------------
 
@@ -248,6 +345,36 @@ class BaseTask(LightningModule, ABC):
             )
 
 
+def make_head(hidden_size: int, num_outputs: int) -> nn.Linear:
+    """A linear head, drawn as BERT draws its weights."""
+    head = nn.Linear(hidden_size, num_outputs)
+    nn.init.normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def to_rows(columns: Mapping[str, Tensor | Sequence[Any]]) -> list[dict[str, Any]]:
+    """Turn columns of one length into one mapping an example, of plain values."""
+    lists = [
+        column.detach().cpu().float().tolist() if isinstance(column, Tensor) and column.is_floating_point()
+        else column.tolist() if isinstance(column, Tensor) else column
+        for column in columns.values()
+    ]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def need_negatives(task: LightningModule) -> None:
+    """Refuse data without non-matching pairs.
+
+    Raises:
+        ValueError: if the data module pairs every image with its own report only.
+    """
+    if getattr(getattr(task.trainer, "datamodule", None), "negatives", "") == "none":
+        raise ValueError("image-report matching needs non-matching pairs: set the data module's negatives to 'labels'")
+
+
+_PARTS = ("text_cls_place", "pooler", "mlm_head", "report_embedding.position", "report_embedding.semantic")
+"""The parts of a backbone that not every task uses."""
 _OF_OPTIMIZER = ("lr", "weight_decay", "warmup_steps")
 _ARCHITECTURE = (
     "vision",

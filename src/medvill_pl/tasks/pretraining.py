@@ -13,7 +13,7 @@ from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
 from medvill_pl.language import mask_tokens
 from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
-from medvill_pl.tasks.base import BaseTask, StepOutput
+from medvill_pl.tasks.base import BaseTask, StepOutput, make_head, need_negatives
 
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
@@ -130,9 +130,8 @@ class PretrainingTask(BaseTask):
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
         if num_visual_samples is not None and num_visual_samples < 1:
             raise ValueError(f"num_visual_samples must be positive, not {num_visual_samples}")
-        self.irm_head = nn.Linear(self.backbone.hparams["hidden_size"], 1)
-        nn.init.normal_(self.irm_head.weight, std=0.02)
-        nn.init.zeros_(self.irm_head.bias)
+        self.unused = () if self._strategy is MaskStrategy.NON_CROSSING else ("text_cls_place",)
+        self.irm_head = make_head(self.backbone.hparams["hidden_size"], 1)
         self.num_visual_samples = num_visual_samples
         self.mlm_probability = mlm_probability
         self.mlm_on_non_matching = mlm_on_non_matching
@@ -155,8 +154,6 @@ class PretrainingTask(BaseTask):
     def setup(self, stage: str) -> None:
         """Build the metrics and check the data, as every task does."""
         super().setup(stage)
-        # What a strategy leaves out would have no gradient, which DDP takes for a mistake.
-        self.backbone.text_cls_place.requires_grad_(self._strategy is MaskStrategy.NON_CROSSING)
         # Lightning warns of the hook below wherever there is a data module.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
 
@@ -188,10 +185,7 @@ class PretrainingTask(BaseTask):
         Raises:
             ValueError: if the data module pairs every image with its own report only.
         """
-        if getattr(getattr(self.trainer, "datamodule", None), "negatives", "") == "none":
-            raise ValueError(
-                "image-report matching needs non-matching pairs: set the data module's negatives to 'labels'"
-            )
+        need_negatives(self)
 
     def forward(self, batch: Batch, strategy: MaskStrategy) -> BackboneOutput:
         """Embed pairs with hidden words under a strategy."""
@@ -233,7 +227,9 @@ class PretrainingTask(BaseTask):
         mlm_logits, irm_logits = self.score(batch, strategy)
         mlm, irm = self._losses(batch, mlm_logits, irm_logits)
         scored = {"mlm": (mlm_logits, batch["mlm_targets"]), "irm": (irm_logits.float().sigmoid(), batch["matched"])}
-        return StepOutput(mlm + irm, scored, {"mlm_loss_step": mlm, "irm_loss_step": irm})
+        losses = {"mlm_loss_step": mlm, "irm_loss_step": irm}
+        results = {} if self.training else _results(batch, mlm_logits, irm_logits)
+        return StepOutput(mlm + irm, scored, losses, results)
 
     def _evaluate_both(self, batch: Batch) -> StepOutput:
         """Score bi_seq2seq under seq2seq and bidirectional; the loss weighs them as training does."""
@@ -244,7 +240,9 @@ class PretrainingTask(BaseTask):
             total = total + weight * (mlm + irm)
             scored[f"mlm{strategy}"] = (mlm_logits, batch["mlm_targets"])
             scored[f"irm{strategy}"] = (irm_logits.float().sigmoid(), batch["matched"])
-        return StepOutput(total, scored)
+            if strategy == "seq2seq":
+                results = _results(batch, mlm_logits, irm_logits)
+        return StepOutput(total, scored, results=results)
 
     def _evaluation_strategy(self) -> MaskStrategy:
         return MaskStrategy.SEQ2SEQ if self._strategy is MaskStrategy.BI_SEQ2SEQ else self._strategy
@@ -298,3 +296,17 @@ class PretrainingTask(BaseTask):
                 )
             )
         return reports
+
+
+def _results(batch: Batch, mlm_logits: Tensor, irm_logits: Tensor) -> dict[str, Tensor | list[str]]:
+    """What is kept of each pair: matching, and the summed MLM loss of its hidden words, in nats, with their number."""
+    size, length = batch["input_ids"].shape
+    loss = nn.functional.cross_entropy(mlm_logits.detach().float(), batch["mlm_targets"], reduction="none")
+    rows = batch["mlm_positions"] // length
+    return {
+        "id": batch["id"],
+        "matched": batch["matched"],
+        "match_probability": irm_logits.detach().float().sigmoid(),
+        "mlm_loss": loss.new_zeros(size).index_add(0, rows, loss),
+        "num_hidden": torch.bincount(rows, minlength=size),
+    }

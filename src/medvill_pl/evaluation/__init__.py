@@ -1,0 +1,1 @@
+"""What results mean: pure functions over per-example results, from metrics to tables."""

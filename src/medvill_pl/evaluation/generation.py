@@ -1,0 +1,130 @@
+"""Report generation: perplexity, BLEU, clinical efficacy, diversity (MedViLL, Sec. IV-C.4)."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MARKS = re.compile(r"\w+|[^\w\s]")
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text as all text metrics here do: lower case; words and punctuation marks apart.
+
+    Example:
+        >>> split_words("No focal-airspace disease.")
+        ['no', 'focal', '-', 'airspace', 'disease', '.']
+    """
+    return _MARKS.findall(text.lower())
+
+
+def bleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU-1 to BLEU-4, through sacrebleu, without smoothing, 0 to 1.
+
+    Texts are split by :func:`split_words`; sacrebleu's own tokenizer is off.
+
+    Returns:
+        ``bleu_1`` to ``bleu_4``.
+    """
+    from sacrebleu.metrics import BLEU
+
+    hypotheses, targets = ([" ".join(split_words(text)) for text in texts] for texts in (predictions, references))
+    scores = {}
+    for order in (1, 2, 3, 4):
+        metric = BLEU(tokenize="none", force=True, smooth_method="none", max_ngram_order=order)
+        scores[f"bleu_{order}"] = metric.corpus_score(hypotheses, [targets]).score / 100
+    return scores
+
+
+def clinical_efficacy(predicted: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """Compare the findings of generated and reference reports.
+
+    Args:
+        predicted: labels of the generated reports by a labeler: 1, 0, -1 or NaN, shape ``(N, 14)``.
+        reference: labels of the reference reports, likewise.
+
+    Returns:
+        Over positive labels: ``clinical_accuracy`` (share of equal cells), ``clinical_precision``,
+        ``clinical_recall`` and ``clinical_f1``, micro over all cells; ``clinical_f1_macro``, the mean over the findings
+        that occur in either; and ``clinical_f1_five``, micro over the five common findings.
+    """
+    from medvill_pl.batch import FINDINGS
+
+    found, true = np.asarray(predicted) == 1, np.asarray(reference) == 1
+    five = [FINDINGS.index(finding) for finding in FIVE_FINDINGS]
+    occurs = (found | true).any(axis=0)
+    columns = [_f1(found[:, column], true[:, column])[2] for column in np.flatnonzero(occurs)]
+    precision, recall, f1 = _f1(found, true)
+    return {
+        "clinical_accuracy": float((found == true).mean()),
+        "clinical_precision": precision,
+        "clinical_recall": recall,
+        "clinical_f1": f1,
+        "clinical_f1_macro": float(np.mean(columns)) if columns else 0.0,
+        "clinical_f1_five": _f1(found[:, five], true[:, five])[2],
+    }
+
+
+FIVE_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The five findings that CheXpert's authors compare labelers on, and clinical efficacy is often given for."""
+
+
+def _f1(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Precision, recall and F1; 0 where there is nothing to divide by."""
+    both = int((found & true).sum())
+    precision, recall = both / max(1, int(found.sum())), both / max(1, int(true.sum()))
+    return precision, recall, 2 * both / max(1, int(found.sum() + true.sum()))
+
+
+def generation_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, Any]) -> dict[str, float]:
+    """Score generated reports.
+
+    Args:
+        rows: ``reference`` and ``prediction``, texts; ``log_likelihood``, the sum over the reference's tokens in nats
+            with the closing SEP, and ``num_tokens``, their number; ``reference_labels`` and
+            ``prediction_labels``, 14 each by the labeler.
+        context: ``constant``: the report that a baseline always writes, and ``constant_labels``; or None.
+
+    Returns:
+        ``perplexity`` over the corpus and ``perplexity_of_reports``, the mean of each report's own; BLEU;
+        clinical efficacy; ``distinct``, the share of different texts among the predictions; ``length_ratio``, words
+        of the predictions to those of the references; ``empty``, the share of empty predictions; and BLEU and clinical
+        efficacy of the constant report as ``constant_{metric}``.
+    """
+    references, predictions = [row["reference"] for row in rows], [row["prediction"] for row in rows]
+    likelihood, number = (np.array([row[name] for row in rows]) for name in ("log_likelihood", "num_tokens"))
+    true = np.array([row["reference_labels"] for row in rows], dtype=np.float64)
+    found = np.array([row["prediction_labels"] for row in rows], dtype=np.float64)
+    num_words = [sum(len(split_words(text)) for text in texts) for texts in (predictions, references)]
+    scores = {
+        "perplexity": math.exp(-likelihood.sum() / number.sum()),
+        "perplexity_of_reports": float(np.exp(-likelihood / number).mean()),
+        **bleu(predictions, references),
+        **clinical_efficacy(found, true),
+        "distinct": len(set(predictions)) / len(rows),
+        "length_ratio": num_words[0] / max(1, num_words[1]),
+        "empty": sum(not text.strip() for text in predictions) / len(rows),
+    }
+    if context.get("constant") is not None:
+        constant = np.tile(np.array(context["constant_labels"], dtype=np.float64), (len(rows), 1))
+        baseline = bleu([context["constant"]] * len(rows), references) | clinical_efficacy(constant, true)
+        scores |= {f"constant_{name}": value for name, value in baseline.items()}
+    return scores
+
+
+def best_constant_report(reports: Sequence[str], num_tried: int = 100, num_scored: int = 400) -> str:
+    """Choose the training report that, written for every image, has the best BLEU-4 against training reports.
+
+    Args:
+        reports: texts of the training split.
+        num_tried: the commonest texts so many are tried.
+        num_scored: against so many reports, spread evenly over the split.
+    """
+    tried = [text for text, _ in Counter(reports).most_common(num_tried)]
+    step = max(1, len(reports) // num_scored)
+    scored = list(reports[::step])
+    return max(tried, key=lambda text: bleu([text] * len(scored), scored)["bleu_4"])

@@ -1,0 +1,137 @@
+"""Where a run writes, and what every ``test`` run leaves there: its results, example by example."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from medvill_pl.batch import Batch
+from medvill_pl.evaluation.results import Results
+
+Row = Mapping[str, Any]
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of this run, the same in all processes: where checkpoints, configuration and tables go."""
+    folder = Path(trainer.default_root_dir)
+    if trainer.logger is not None:
+        version = trainer.logger.version
+        name = version if isinstance(version, str) else f"version_{version}"
+        folder = Path(trainer.logger.save_dir or folder) / str(trainer.logger.name) / name
+    shared: Path = trainer.strategy.broadcast(folder)
+    return shared
+
+
+def gather_rows(rows: Sequence[Row], trainer: Trainer) -> list[Row]:
+    """The rows of all processes together, in every process."""
+    if trainer.world_size == 1:
+        return list(rows)
+    parts: list[list[Row]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, list(rows))
+    return [row for part in parts for row in part]
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or where it is taken the first of ``name-1.ext``, ``name-2.ext``, ..."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+class _Tested(Protocol):
+    """What a task has after its test."""
+
+    results: Results
+    first_test_batch: Batch
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> object: ...
+
+
+class ResultTable(Callback):
+    """Writes the per-example results of a ``test`` run into its folder: ``test.parquet`` and ``test.json``.
+
+    Beside the results stand the configuration, the metrics and the inference time: milliseconds an example, warm,
+    at batch 1 and at the recipe's batch, with the device. Tasks bring this callback along.
+
+    Args:
+        time_inference: measure the inference time, which takes a few predictions more.
+    """
+
+    def __init__(self, time_inference: bool = True) -> None:
+        self.time_inference = time_inference
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, from the first process."""
+        folder = run_folder(trainer)
+        task = cast(_Tested, pl_module)
+        if not trainer.is_global_zero or trainer.fast_dev_run or not task.results.rows:  # type: ignore[attr-defined]
+            return
+        config = task.results.config
+        config["data"] = _describe_data(trainer)
+        config["checkpoint"] = str(trainer.ckpt_path) if trainer.ckpt_path else None
+        config["scores"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        config["device"] = _device_name(pl_module.device)
+        if self.time_inference:
+            with trainer.precision_plugin.predict_step_context():
+                config["ms_an_example"] = inference_time(task, pl_module.device)
+        path = free_name(folder / "test.parquet")
+        task.results.write(path)
+        rank_zero_info(f"{len(task.results.rows):,} results are in {path}")
+
+
+def _describe_data(trainer: Trainer) -> dict[str, Any]:
+    data = getattr(trainer, "datamodule", None)
+    plain = (str, int, float, bool, type(None))
+    arguments = {name: value for name, value in getattr(data, "hparams", {}).items() if isinstance(value, plain)}
+    return {"name": getattr(data, "name", None), "seed": getattr(data, "seed", None), "arguments": arguments}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def inference_time(task: _Tested, device: torch.device, seconds: float = 5.0) -> dict[str, float]:
+    """Time a task's ``predict_step``.
+
+    Args:
+        task: a tested task, which keeps its first test batch.
+        device: where it runs.
+        seconds: after its warm-up, a batch size is repeated for about so long, three times at least.
+
+    Returns:
+        Milliseconds an example by batch size: ``1`` and that of the batch.
+    """
+    batch = task.first_test_batch
+    times = {}
+    for size in sorted({1, len(batch["id"])}):
+        part = cut_batch(batch, size)
+        runs = _repeat(lambda part=part: task.predict_step(part, 0), device, seconds)  # type: ignore[misc]
+        times[str(size)] = 1000 * runs / size
+    return times
+
+
+@torch.inference_mode()
+def _repeat(run: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """The median time of a run, in seconds."""
+    run()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < seconds and len(times) < 50):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def cut_batch(batch: Batch, size: int) -> Batch:
+    """The first examples of a batch."""
+    return Batch(**{name: value[:size] for name, value in batch.items()})  # type: ignore[typeddict-item, index]

@@ -1,0 +1,258 @@
+"""Image-report retrieval: matching or not, and the search that follows from it (MedViLL, Sec. IV-C.2)."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medvill_pl.backbone import BackboneConfig
+from medvill_pl.batch import Batch, derive_seed
+from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, draw_trials, label_sets, rank_candidates
+from medvill_pl.evaluation.statistics import Rows
+from medvill_pl.results import gather_rows
+from medvill_pl.tasks.base import BaseTask, StepOutput, make_head, need_negatives
+
+PAIRS_AT_ONCE = 128
+"""Pairs that the encoder scores together."""
+
+
+class _Entry(NamedTuple):
+    """One pair of the pool: its image's visual tokens and its own report, both ready for the encoder."""
+
+    id: str
+    visual_tokens: Tensor
+    ids: list[int]
+    labels: list[float]
+
+
+class RetrievalTask(BaseTask):
+    """Fine-tunes a backbone to tell matching from non-matching pairs, and searches by it.
+
+    Training and validation need non-matching pairs: give the data module ``negatives="labels"``. A test lets
+    every test image search among the reports of a trial, and every report among the images; a candidate is positive
+    where its set of positive labels equals the query's. Each image passes the CNN once, however many pairs it is in.
+
+    ``predict`` with ``query_image`` or ``query_text`` searches the data for it; without a query it tells how well
+    each image and its own report match.
+
+    Args:
+        backbone: arguments of :class:`MedViLL`.
+        backbone_ckpt: start from this backbone instead.
+        num_candidates: candidates of a trial, the query's own counterpart and others.
+        whole_pool: rank the whole test split too, as the released code does.
+        trial_seed: the trials follow from it alone.
+        query_image: for ``predict``, an image file whose reports are searched for.
+        query_text: for ``predict``, a text whose images are searched for.
+        lr: learning rate of AdamW.
+        weight_decay: of all weights but biases and norms.
+        warmup_steps: optimizer steps over which the rate rises linearly.
+        compile: run the backbone through ``torch.compile``.
+        seed: seed of dropout.
+
+    Raises:
+        ValueError: if there are fewer than 2 candidates, or both queries are given.
+        FileNotFoundError: if there is no such query image.
+    """
+
+    results_metrics = "medvill_pl.evaluation.retrieval.retrieval_scores"
+    unused = ("text_cls_place", "mlm_head")
+
+    def __init__(
+        self,
+        backbone: BackboneConfig | None = None,
+        backbone_ckpt: str | None = None,
+        num_candidates: int = 100,
+        whole_pool: bool = False,
+        trial_seed: int = 0,
+        query_image: str | None = None,
+        query_text: str | None = None,
+        lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 0,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
+        self.save_hyperparameters()
+        if num_candidates < 2:
+            raise ValueError(f"num_candidates must be 2 or more, not {num_candidates}")
+        if query_image and query_text:
+            raise ValueError("give either query_image or query_text")
+        if query_image and not Path(query_image).is_file():
+            raise FileNotFoundError(f"query_image: no such file: {query_image}")
+        self.num_candidates, self.whole_pool, self.trial_seed = num_candidates, whole_pool, trial_seed
+        self.query_image, self.query_text = query_image, query_text
+        self.head = make_head(self.backbone.hparams["hidden_size"], 1)
+
+    def on_train_start(self) -> None:
+        """Refuse data without non-matching pairs before the first step."""
+        need_negatives(self)
+
+    def forward(self, visual_tokens: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Score how well images and reports match.
+
+        Args:
+            visual_tokens: of each pair's image, shape ``(B, K, d)``.
+            input_ids: of each pair's report, int64, shape ``(B, T)``.
+            text_mask: True at real tokens, bool, shape ``(B, T)``.
+
+        Returns:
+            Logits, shape ``(B,)``.
+        """
+        output = self.backbone(visual_tokens=visual_tokens, input_ids=input_ids, text_mask=text_mask)
+        logits: Tensor = self.head(output.pooled).squeeze(1)
+        return logits
+
+    def _step(self, batch: Batch) -> StepOutput:
+        tokens = self.backbone.encode_image(batch["image"])
+        logits = self(tokens, batch["input_ids"], batch["text_mask"]).float()
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, batch["matched"].float())
+        results = {"id": batch["id"], "matched": batch["matched"], "match_probability": logits.sigmoid()}
+        return StepOutput(loss, results=results)
+
+    # -- trials ----------------------------------------------------------------------------------
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with an empty pool."""
+        super().on_test_epoch_start()
+        self._pool: list[_Entry] = []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Put images and their own reports into the pool; the search begins when all are there."""
+        if batch_idx == 0:
+            self.first_test_batch = batch
+        # The batch may lend an image another's report; the pool takes its own.
+        ids = self._encode_texts(batch["report"])
+        visual_tokens = self.backbone.encode_image(batch["image"]).cpu()
+        self._pool += map(_Entry, batch["id"], visual_tokens, ids, batch["labels"].tolist())
+
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        tokenizer, limit = self.backbone.tokenizer, self.backbone.hparams["max_words"]
+        return [[*ids[:limit], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
+
+    def finish_results(self, stage: str) -> Rows:
+        """Rank every trial's candidates; this process gives the trials of its share of the queries."""
+        if stage != "test":
+            return super().finish_results(stage)
+        pool = sorted(gather_rows(self._pool, self.trainer), key=lambda entry: entry.id)  # type: ignore[arg-type, attr-defined, type-var]
+        self._pool = []
+        return self._rank(pool)  # type: ignore[arg-type]
+
+    def _rank(self, pool: list[_Entry]) -> Rows:
+        labels = np.array([entry.labels for entry in pool], dtype=np.float32)
+        sets, prior = label_sets(labels), self._log_prior(labels)
+        trials: list[tuple[Direction, str, NDArray[np.int64]]] = []
+        for direction in DIRECTIONS:
+            seed = derive_seed(self.trial_seed, direction)
+            trials.append((direction, "trial", draw_trials(len(pool), self.num_candidates, seed)))
+            if self.whole_pool:
+                trials.append((direction, "whole", draw_trials(len(pool), len(pool), seed)))
+        scores = self._score_pairs(pool, trials)
+        rows: list[dict[str, Any]] = []
+        for direction, name, candidates in trials:
+            for query in range(self.global_rank, len(pool), self.trainer.world_size):
+                chosen = candidates[query]
+                of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
+                is_positive = sets[chosen] == sets[query]
+                by_frequency = None if prior is None else rank_candidates(prior[chosen], is_positive).first_rank
+                rows.append(
+                    {"id": pool[query].id, "direction": direction, "pool": name}
+                    | rank_candidates(of_query, is_positive)._asdict()
+                    | {"frequency_first_rank": by_frequency}
+                )
+        return rows
+
+    def _score_pairs(
+        self, pool: list[_Entry], trials: list[tuple[Direction, str, NDArray[np.int64]]]
+    ) -> NDArray[np.float32]:
+        """Score the pairs that the trials need, each once: rows are images, columns reports; the others are NaN."""
+        is_needed = np.zeros((len(pool), len(pool)), dtype=bool)
+        for direction, _, candidates in trials:
+            queries = np.arange(len(pool))[:, None]
+            where = (queries, candidates) if direction == "image_to_report" else (candidates, queries)
+            is_needed[where] = True
+        lengths = np.array([len(entry.ids) for entry in pool])
+        pairs = np.argwhere(is_needed)
+        pairs = pairs[np.argsort(lengths[pairs[:, 1]], kind="stable")]  # like lengths together: little padding
+        mine = pairs[self.global_rank :: self.trainer.world_size]
+        parts = gather_rows([{"pairs": mine, "scores": self.score_pairs(pool, mine)}], self.trainer)
+        scores = np.full((len(pool), len(pool)), np.nan, dtype=np.float32)
+        for part in parts:
+            scores[part["pairs"][:, 0], part["pairs"][:, 1]] = part["scores"]
+        return scores
+
+    @torch.no_grad()
+    def score_pairs(self, pool: list[_Entry], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Score pairs of a pool's images and reports.
+
+        Args:
+            pool: images and reports.
+            pairs: places of image and report in the pool, int64, shape ``(P, 2)``.
+
+        Returns:
+            Matching logits, shape ``(P,)``.
+        """
+        scores = [torch.zeros(0)]
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            part = pairs[start : start + PAIRS_AT_ONCE]
+            tokens = torch.stack([pool[image].visual_tokens for image in part[:, 0]]).to(self.device)
+            input_ids, text_mask = self._pad([pool[report].ids for report in part[:, 1]])
+            scores.append(self(tokens, input_ids, text_mask).float().cpu())
+        return torch.cat(scores).numpy()
+
+    def _pad(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(ids) for ids in texts])
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in texts], True, self.backbone.tokenizer.pad_id)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        return padded.to(self.device), mask.to(self.device)
+
+    def _log_prior(self, labels: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """How likely each label set is by the findings' frequencies in training; None where there is no training split."""
+        examples = self.training_examples()
+        if examples is None:
+            return None
+        frequency = np.clip((examples.labels == 1).mean(axis=0), 1e-6, 1 - 1e-6)
+        is_positive = labels == 1
+        prior: NDArray[np.float64] = is_positive @ np.log(frequency) + ~is_positive @ np.log(1 - frequency)
+        return prior
+
+    # -- search ----------------------------------------------------------------------------------
+
+    def on_predict_start(self) -> None:
+        """Make the query ready."""
+        self._query_tokens: Tensor | None = None
+        if self.query_image:
+            from medvill_pl.data.images import fit_square, read_grey
+
+            pixels = fit_square(read_grey(Path(self.query_image)), self.backbone.hparams["image_size"])
+            self._query_tokens = self.backbone.encode_image(torch.from_numpy(pixels.copy())[None, None].to(self.device))
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Score each pair of the batch against the query, or image against own report: rows with ``id``,
+        ``match_probability`` and ``report``.
+        """
+        size = len(batch["id"])
+        input_ids, text_mask = batch["input_ids"], batch["text_mask"]
+        if getattr(self, "_query_tokens", None) is not None:
+            tokens = self._query_tokens.expand(size, -1, -1)  # type: ignore[union-attr]
+        else:
+            tokens = self.backbone.encode_image(batch["image"])
+        if self.query_text:
+            input_ids, text_mask = self._pad(self._encode_texts([self.query_text]) * size)
+        probability = self(tokens, input_ids, text_mask).float().sigmoid().tolist()
+        return [
+            {"id": i, "match_probability": p, "report": text}
+            for i, p, text in zip(batch["id"], probability, batch["report"], strict=True)
+        ]
+
+    def arrange_predictions(self, rows: Rows) -> Rows:
+        """Rank the results of a search, best first; without a query, the order is by identifier."""
+        if not (self.query_image or self.query_text):
+            return super().arrange_predictions(rows)
+        ranked = sorted(rows, key=lambda row: (-row["match_probability"], str(row["id"])))
+        return [{"rank": rank, **row} for rank, row in enumerate(ranked, start=1)]
