@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from medvill_pl.data.pairs import PairsDataModule
     from medvill_pl.language import ReportTokenizer
     from medvill_pl.masks import MaskStrategy, attention_mask
-    from medvill_pl.synthetic.datamodule import SyntheticDataModule
+    from medvill_pl.results import ResultTable
+    from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticVQADataModule
     from medvill_pl.tasks.base import BaseTask, StepOutput
+    from medvill_pl.tasks.classification import ClassificationTask
     from medvill_pl.tasks.pretraining import PretrainingTask
+    from medvill_pl.tasks.retrieval import RetrievalTask
+    from medvill_pl.tasks.vqa import VQATask
 
 _HOME = {
     "AtomicCheckpointIO": "checkpoints",
@@ -29,6 +33,7 @@ _HOME = {
     "BaseDataModule": "data.module",
     "BaseTask": "tasks.base",
     "Batch": "batch",
+    "ClassificationTask": "tasks.classification",
     "ExampleTable": "callbacks",
     "FINDINGS": "batch",
     "MIMICCXRDataModule": "data.mimic_cxr",
@@ -37,9 +42,13 @@ _HOME = {
     "PairsDataModule": "data.pairs",
     "PretrainingTask": "tasks.pretraining",
     "ReportTokenizer": "language",
+    "ResultTable": "results",
+    "RetrievalTask": "tasks.retrieval",
     "StepOutput": "tasks.base",
     "SyntheticDataModule": "synthetic.datamodule",
+    "SyntheticVQADataModule": "synthetic.datamodule",
     "Throughput": "callbacks",
+    "VQATask": "tasks.vqa",
     "attention_mask": "masks",
 }
 
@@ -51,6 +60,7 @@ __all__ = [
     "BaseDataModule",
     "BaseTask",
     "Batch",
+    "ClassificationTask",
     "ExampleTable",
     "MIMICCXRDataModule",
     "MaskStrategy",
@@ -58,9 +68,13 @@ __all__ = [
     "PairsDataModule",
     "PretrainingTask",
     "ReportTokenizer",
+    "ResultTable",
+    "RetrievalTask",
     "StepOutput",
     "SyntheticDataModule",
+    "SyntheticVQADataModule",
     "Throughput",
+    "VQATask",
     "__version__",
     "attention_mask",
 ]

@@ -17,9 +17,8 @@ from torch import Tensor
 from medvill_pl.backbone import MedViLL
 from medvill_pl.batch import Batch
 from medvill_pl.files import write_atomically
-from medvill_pl.results import gather_rows, run_folder
+from medvill_pl.results import gather, run_folder
 from medvill_pl.tasks.pretraining import MaskedReport
-
 
 _DENSE_PEAKS = {
     "H200": 989e12,
@@ -228,9 +227,10 @@ class PredictionTable(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Gather the rows of all processes and write them, sorted by identifier."""
-        rows = gather_rows([row for batch in predictions for row in batch], trainer)
+        rows = gather([row for batch in predictions for row in batch], trainer)
         if trainer.is_global_zero:
-            rows.sort(key=lambda row: str(row["id"]))
+            arrange = getattr(pl_module, "arrange_predictions", list)
+            rows = list(arrange(rows))
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()

@@ -1,9 +1,9 @@
 """Where a run writes, and what every ``test`` run leaves there: its results, example by example."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from medvill_pl.batch import Batch
 from medvill_pl.evaluation.results import Results
 
-Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -26,13 +26,13 @@ def run_folder(trainer: Trainer) -> Path:
     return shared
 
 
-def gather_rows(rows: Sequence[Row], trainer: Trainer) -> list[Row]:
-    """The rows of all processes together, in every process."""
+def gather(items: Sequence[T], trainer: Trainer) -> list[T]:
+    """What all processes have, together, in every process."""
     if trainer.world_size == 1:
-        return list(rows)
-    parts: list[list[Row]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(parts, list(rows))
-    return [row for part in parts for row in part]
+        return list(items)
+    parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]
 
 
 def free_name(path: Path) -> Path:
@@ -98,7 +98,7 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def inference_time(task: _Tested, device: torch.device, seconds: float = 5.0) -> dict[str, float]:
+def inference_time(task: _Tested, device: torch.device, seconds: float = 2.0) -> dict[str, float]:
     """Time a task's ``predict_step``.
 
     Args:
@@ -134,4 +134,4 @@ def _repeat(run: Callable[[], object], device: torch.device, seconds: float) -> 
 
 def cut_batch(batch: Batch, size: int) -> Batch:
     """The first examples of a batch."""
-    return Batch(**{name: value[:size] for name, value in batch.items()})  # type: ignore[typeddict-item, index]
+    return Batch(**{name: value[:size] for name, value in batch.items()})  # type: ignore[typeddict-item, index, no-any-return]

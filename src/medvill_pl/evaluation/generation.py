@@ -30,7 +30,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, flo
     Returns:
         ``bleu_1`` to ``bleu_4``.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     hypotheses, targets = ([" ".join(split_words(text)) for text in texts] for texts in (predictions, references))
     scores = {}

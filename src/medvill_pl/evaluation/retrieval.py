@@ -96,9 +96,9 @@ def retrieval_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, An
     """Score trials; of pairs that were only told matching from not (validation), accuracy and AUROC.
 
     Args:
-        rows: either ``matched`` and ``match_probability``, or the fields of :class:`Ranking`, ``direction``, ``pool`` (``trial`` or ``whole``) and
-            ``frequency_first_rank``, the rank of the best positive by a ranker that knows label
-            frequencies only, or None.
+        rows: either ``matched`` and ``match_probability``, or the fields of :class:`Ranking`,
+            ``direction``, ``pool`` (``trial`` or ``whole``) and ``frequency_first_rank``, the rank of the
+            best positive by a ranker that knows label frequencies only, or None.
         context: not used.
 
     Returns:
@@ -119,9 +119,12 @@ def retrieval_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, An
 
 
 def _of_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    preds, target = torch.tensor([r["match_probability"] for r in rows]), torch.tensor([int(r["matched"]) for r in rows])
+    preds, target = (
+        torch.tensor([r["match_probability"] for r in rows]),
+        torch.tensor([int(r["matched"]) for r in rows]),
+    )
     scores = {"match_accuracy": binary_accuracy(preds, target).item()}
-    if target.unique().numel() == 2:
+    if 0 < target.sum() < len(target):
         scores["match_auroc"] = binary_auroc(preds, target).item()
     return scores
 

@@ -73,7 +73,8 @@ def _estimate(value: float, replicates: Sequence[float]) -> Estimate:
 def independent_t_test(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """The paper's test: p-value of an independent two-sided t-test between two models' replicates.
 
-    Replicates of one test set are not independent runs, so this p-value is too small; see :func:`paired_bootstrap_test`.
+    Replicates of one test set are not independent runs, so this p-value is too small; see
+    :func:`paired_bootstrap_test`.
     """
     from scipy.stats import ttest_ind
 

@@ -3,23 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch, derive_seed
+from medvill_pl.data.batches import Examples
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.language import ReportTokenizer
-from medvill_pl.results import ResultTable, gather_rows
+from medvill_pl.results import ResultTable, gather
 
 
 class StepOutput(NamedTuple):
@@ -40,17 +39,6 @@ class StepOutput(NamedTuple):
 
 class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; the weights are those before the step."""
-
-
-class LabelledExamples(Protocol):
-    """What a task wants to know of a split's examples, for its baselines."""
-
-    @property
-    def reports(self) -> Sequence[str]: ...
-    @property
-    def labels(self) -> NDArray[np.float32]: ...
-    @property
-    def labelled(self) -> Sequence[str]: ...
 
 
 @runtime_checkable
@@ -89,7 +77,7 @@ class BaseTask(LightningModule, ABC):
     results_metrics = ""
     """Import path of the function that scores the rows of :attr:`results`; empty for none."""
     unused: tuple[str, ...] = ("text_cls_place", "pooler", "mlm_head")
-    """Parts of the backbone that have no part in the loss: they would have no gradient, which DDP takes for a mistake."""
+    """Parts of the backbone that have no part in the loss: without a gradient, DDP would take them for a mistake."""
 
     def __init__(
         self,
@@ -224,14 +212,16 @@ class BaseTask(LightningModule, ABC):
             self.first_test_batch = batch
         self._run(batch, "test")
 
-    def training_examples(self) -> LabelledExamples | None:
+    def training_examples(self) -> Examples | None:
         """The training split, for baselines; None where the data has none."""
-        data = getattr(self.trainer, "datamodule", None)
-        if "train" in getattr(data, "datasets", {}):
-            return data.datasets["train"].examples
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "examples"):
+            return None
+        if "train" in data.datasets:
+            return cast(Examples, data.datasets["train"].examples)
         try:
-            return data.examples("train")
-        except (AttributeError, FileNotFoundError, ValueError):
+            return cast(Examples, data.examples("train"))
+        except (FileNotFoundError, ValueError):
             return None
 
     # -- results of examples -----------------------------------------------------------------------
@@ -261,7 +251,7 @@ class BaseTask(LightningModule, ABC):
         return [row for columns in self._kept for row in to_rows(columns)]
 
     def _score_results(self, stage: str) -> Results:
-        rows = sorted(gather_rows(self.finish_results(stage), self.trainer), key=lambda row: str(row["id"]))
+        rows = sorted(gather(self.finish_results(stage), self.trainer), key=lambda row: str(row["id"]))
         results = Results(rows, {}, self.results_metrics, self._describe())
         if rows and not self.trainer.sanity_checking:
             results.context = self.context(stage, rows)
@@ -356,8 +346,11 @@ def make_head(hidden_size: int, num_outputs: int) -> nn.Linear:
 def to_rows(columns: Mapping[str, Tensor | Sequence[Any]]) -> list[dict[str, Any]]:
     """Turn columns of one length into one mapping an example, of plain values."""
     lists = [
-        column.detach().cpu().float().tolist() if isinstance(column, Tensor) and column.is_floating_point()
-        else column.tolist() if isinstance(column, Tensor) else column
+        column.detach().cpu().float().tolist()
+        if isinstance(column, Tensor) and column.is_floating_point()
+        else column.tolist()
+        if isinstance(column, Tensor)
+        else column
         for column in columns.values()
     ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]

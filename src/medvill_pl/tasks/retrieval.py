@@ -12,7 +12,7 @@ from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch, derive_seed
 from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, draw_trials, label_sets, rank_candidates
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.results import gather_rows
+from medvill_pl.results import gather
 from medvill_pl.tasks.base import BaseTask, StepOutput, make_head, need_negatives
 
 PAIRS_AT_ONCE = 128
@@ -138,9 +138,9 @@ class RetrievalTask(BaseTask):
         """Rank every trial's candidates; this process gives the trials of its share of the queries."""
         if stage != "test":
             return super().finish_results(stage)
-        pool = sorted(gather_rows(self._pool, self.trainer), key=lambda entry: entry.id)  # type: ignore[arg-type, attr-defined, type-var]
+        pool = sorted(gather(self._pool, self.trainer), key=lambda entry: entry.id)
         self._pool = []
-        return self._rank(pool)  # type: ignore[arg-type]
+        return self._rank(pool)
 
     def _rank(self, pool: list[_Entry]) -> Rows:
         labels = np.array([entry.labels for entry in pool], dtype=np.float32)
@@ -179,10 +179,9 @@ class RetrievalTask(BaseTask):
         pairs = np.argwhere(is_needed)
         pairs = pairs[np.argsort(lengths[pairs[:, 1]], kind="stable")]  # like lengths together: little padding
         mine = pairs[self.global_rank :: self.trainer.world_size]
-        parts = gather_rows([{"pairs": mine, "scores": self.score_pairs(pool, mine)}], self.trainer)
         scores = np.full((len(pool), len(pool)), np.nan, dtype=np.float32)
-        for part in parts:
-            scores[part["pairs"][:, 0], part["pairs"][:, 1]] = part["scores"]
+        for of_process, values in gather([(mine, self.score_pairs(pool, mine))], self.trainer):
+            scores[of_process[:, 0], of_process[:, 1]] = values
         return scores
 
     @torch.no_grad()
@@ -211,7 +210,7 @@ class RetrievalTask(BaseTask):
         return padded.to(self.device), mask.to(self.device)
 
     def _log_prior(self, labels: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """How likely each label set is by the findings' frequencies in training; None where there is no training split."""
+        """How likely each label set is by the findings' frequencies in training; None without a training split."""
         examples = self.training_examples()
         if examples is None:
             return None
@@ -233,8 +232,10 @@ class RetrievalTask(BaseTask):
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Score each pair of the batch against the query, or image against own report: rows with ``id``,
-        ``match_probability`` and ``report``.
+        """Score each pair of the batch against the query, or each image against its own report.
+
+        Returns:
+            Rows with ``id``, ``match_probability`` and ``report``.
         """
         size = len(batch["id"])
         input_ids, text_mask = batch["input_ids"], batch["text_mask"]

@@ -156,8 +156,8 @@ class VQATask(BaseTask):
         is_resumed = self._trainer is not None and self.trainer.state.fn == "fit"
         if is_resumed and answers != self.answers:
             raise ValueError(
-                f"the checkpoint knows {len(answers)} answers, the training split has {len(self.answers)} others: resume "
-                "with the same data, or start a new run from its backbone (backbone_ckpt)"
+                f"the checkpoint knows {len(answers)} answers, the training split has {len(self.answers)} others: "
+                "resume with the same data, or start a new run from its backbone (backbone_ckpt)"
             )
         if answers != self.answers:
             self._know(answers)
