@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from medvill_pl import page
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
+from medvill_pl.evaluation.figures import overlay
 from medvill_pl.jobs import quieten
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.synthetic.datamodule import SyntheticDataModule
@@ -391,29 +391,17 @@ def _attention_cards(task: PretrainingTask, shown: list[Shown], number: int = 3)
         )[0, -1].mean(0)
         first_word = backbone.num_visual + 2
         on_film = weights[[first_word + place for place in each.report.hidden], 1 : 1 + backbone.num_visual]
+        side = round(backbone.num_visual**0.5)
         best = int(on_film.sum(1).argmax())
         word, guess = each.report.tokens[each.report.hidden[best]], each.report.predictions[best][0]
         share = f"{on_film[best].sum():.0%} of its attention is on the film"
         told = f"<p>hidden: <b>{escape(word)}</b>, guessed: <b>{escape(guess)}</b></p>"
         text = f"<div>{told}{page.paragraph(share, is_note=True)}</div>"
-        cards.append(page.card(page.picture(each.film), page.picture(overlay(each.film, on_film[best])), text))
+        cards.append(
+            page.card(
+                page.picture(each.film),
+                page.picture(overlay(each.film, on_film[best].unflatten(0, (side, side)))),
+                text,
+            )
+        )
     return cards
-
-
-def overlay(film: NDArray[np.uint8], attention: Tensor) -> NDArray[np.uint8]:
-    """Lay attention over a film in colour.
-
-    Args:
-        film: grey pixels, uint8, shape ``(H, W)``.
-        attention: one weight a place of the feature map, row by row, shape ``(K,)``.
-
-    Returns:
-        Colour pixels, uint8, shape ``(H, W, 3)``.
-    """
-    side = round(len(attention) ** 0.5)
-    places = (attention / attention.max().clamp_min(1e-12)).view(1, 1, side, side)
-    heat = nn.functional.interpolate(places, film.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
-    colour = colormaps["inferno"](heat)[..., :3] * 255
-    share = 0.6 * heat[..., None]
-    mixed: NDArray[np.uint8] = np.round((1 - share) * film[..., None] + share * colour).astype(np.uint8)
-    return mixed

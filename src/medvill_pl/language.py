@@ -164,6 +164,7 @@ def mask_tokens(
     tokenizer: ReportTokenizer,
     predicted_rows: Tensor,
     probability: float = 0.15,
+    ends: Tensor | None = None,
 ) -> MaskedTokens:
     """Hide words for masked language modelling (MedViLL, Sec. III-B.4; BERT's 80/10/10 rule).
 
@@ -178,6 +179,8 @@ def mask_tokens(
         tokenizer: knows the special and the ordinary tokens.
         predicted_rows: True where the hidden words are to be predicted, bool, shape ``(B,)``.
         probability: share of word pieces to choose, 0 to 1.
+        ends: True where SEP_L is the true end of the report, bool, shape ``(B,)``: in half of these it is
+            hidden and to be predicted too, as report generation needs. None never hides it.
     """
     ids: NDArray[np.int64] = input_ids.numpy()
     special = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
@@ -198,6 +201,9 @@ def mask_tokens(
         masked[row, places[fate < 0.8]] = tokenizer.mask_id
         at_random = places[(fate >= 0.8) & (fate < 0.9)]
         masked[row, at_random] = rng.choice(tokenizer.ordinary_ids, size=len(at_random))
+        if ends is not None and ends[row] and rng.random() < 0.5:
+            end = int(text_mask[row].sum()) - 1
+            chosen[row, end], masked[row, end] = True, tokenizer.mask_id
     positions = np.flatnonzero(chosen & predicted_rows.numpy()[:, None])
     return MaskedTokens(
         torch.from_numpy(masked), torch.from_numpy(positions), torch.from_numpy(ids.reshape(-1)[positions])

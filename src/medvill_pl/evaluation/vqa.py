@@ -51,7 +51,7 @@ def _by_kind(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _accuracy(rows: Sequence[Row], column: str) -> float:
-    return sum(row[column] == row["answer"] for row in rows) / len(rows)
+    return sum(bool(row[column] == row["answer"]) for row in rows) / len(rows)
 
 
 def commonest_answers(answers: Sequence[str], answer_types: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from medvill_pl.batch import Batch, derive_seed
 from medvill_pl.data.batches import Examples
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.language import ReportTokenizer
+from medvill_pl.language import ReportTokenizer, mask_tokens
 from medvill_pl.results import ResultTable, gather
 
 
@@ -354,6 +354,30 @@ def to_rows(columns: Mapping[str, Tensor | Sequence[Any]]) -> list[dict[str, Any
         for column in columns.values()
     ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def hide_words(
+    batch: Batch, tokenizer: ReportTokenizer, predicted: Tensor, probability: float, ends: Tensor | None = None
+) -> Batch:
+    """Add hidden words to a batch that lies on the CPU; each pair's draw follows from its seed (see ``mask_tokens``).
+
+    Args:
+        batch: pairs.
+        tokenizer: the backbone's.
+        predicted: True where the hidden words are to be predicted, bool, shape ``(B,)``.
+        probability: share of word pieces to hide.
+        ends: True where SEP_L may be hidden, bool, shape ``(B,)``.
+    """
+    masked = mask_tokens(batch["input_ids"], batch["text_mask"], batch["seed"], tokenizer, predicted, probability, ends)
+    hidden = {"mlm_input_ids": masked.input_ids, "mlm_positions": masked.positions, "mlm_targets": masked.targets}
+    return Batch(**{**batch, **hidden})  # type: ignore[typeddict-item]
+
+
+def pin_hidden_words(batch: Batch) -> Batch:
+    """Let the hidden words travel to a GPU without waiting, as a loader's pinned tensors do."""
+    for name in ("mlm_input_ids", "mlm_positions", "mlm_targets"):
+        batch[name] = batch[name].pin_memory()  # type: ignore[literal-required]
+    return batch
 
 
 def need_negatives(task: LightningModule) -> None:

@@ -11,9 +11,8 @@ from torchmetrics.classification import BinaryAccuracy
 
 from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
-from medvill_pl.language import mask_tokens
 from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
-from medvill_pl.tasks.base import BaseTask, StepOutput, make_head, need_negatives
+from medvill_pl.tasks.base import BaseTask, StepOutput, hide_words, make_head, need_negatives, pin_hidden_words
 
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
@@ -160,24 +159,12 @@ class PretrainingTask(BaseTask):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words, on the CPU, so that the device never waits to learn how many."""
         batch = self.hide_words(batch)
-        if self.device.type == "cuda":
-            for name in ("mlm_input_ids", "mlm_positions", "mlm_targets"):
-                batch[name] = batch[name].pin_memory()
-        return batch
+        return pin_hidden_words(batch) if self.device.type == "cuda" else batch
 
     def hide_words(self, batch: Batch) -> Batch:
         """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
         predicted = torch.ones_like(batch["matched"]) if self.mlm_on_non_matching else batch["matched"]
-        masked = mask_tokens(
-            batch["input_ids"],
-            batch["text_mask"],
-            batch["seed"],
-            self.backbone.tokenizer,
-            predicted,
-            self.mlm_probability,
-        )
-        hidden = {"mlm_input_ids": masked.input_ids, "mlm_positions": masked.positions, "mlm_targets": masked.targets}
-        return Batch(**{**batch, **hidden})  # type: ignore[typeddict-item]
+        return hide_words(batch, self.backbone.tokenizer, predicted, self.mlm_probability)
 
     def on_train_start(self) -> None:
         """Refuse data without non-matching pairs before the first step.
