@@ -2,23 +2,24 @@
 
 import csv
 import io
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from medvill_pl.backbone import MedViLL
 from medvill_pl.batch import Batch
+from medvill_pl.evaluation.figures import attention_on_image, overlay
 from medvill_pl.files import write_atomically
-from medvill_pl.results import gather, run_folder
-from medvill_pl.tasks.pretraining import MaskedReport
+from medvill_pl.results import free_name, gather, run_folder
 
 _DENSE_PEAKS = {
     "H200": 989e12,
@@ -122,13 +123,16 @@ def _now(device: torch.device) -> float:
 
 
 @runtime_checkable
-class _FillsMasks(Protocol):
-    def fill_masks(self, batch: Batch) -> list[MaskedReport]: ...
+class _Shows(Protocol):
+    backbone: MedViLL
+
+    def show(self, batch: Batch) -> Sequence[Mapping[str, object]]: ...
 
 
 class ExampleTable(Callback):
-    """Sends a table of examples to Weights & Biases after validation: image, report, hidden words and predictions.
+    """Sends a table of examples to Weights & Biases after validation: image, attention, and what the task shows.
 
+    The attention is that of CLS on the image, mean over the heads of the last layer, laid over it.
     Text and images of a credentialed corpus are not sent, and a corpus that does not say counts as
     credentialed: the callback warns and stays silent, unless ``allow_credentialed`` is set.
 
@@ -153,8 +157,8 @@ class ExampleTable(Callback):
                 f"ExampleTable sends nothing: the corpus {getattr(data, 'name', '(unknown)')} is credentialed, so its "
                 "text and images must not leave this machine; if its terms permit it, set allow_credentialed"
             )
-        elif not isinstance(pl_module, _FillsMasks):
-            rank_zero_warn(f"ExampleTable sends nothing: {type(pl_module).__name__} has no fill_masks")
+        elif not isinstance(pl_module, _Shows):
+            rank_zero_warn(f"ExampleTable sends nothing: {type(pl_module).__name__} has no method show")
         else:
             self._is_on = True
 
@@ -167,7 +171,7 @@ class ExampleTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the middle batch, whose reports have the usual length."""
+        """Keep the middle batch, whose texts have the usual length."""
         num_batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         if self._is_on and batch_idx == int(num_batches[dataloader_idx]) // 2:
             self._batch = batch
@@ -177,32 +181,40 @@ class ExampleTable(Callback):
         batch, self._batch = self._batch, None
         if batch is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        filled = cast(_FillsMasks, pl_module).fill_masks(batch)[: self.num_examples]
-        image_of = dict(zip(batch["id"], batch["image"].cpu(), strict=True))
-        columns = ["id", "image", "report", "hidden words: predictions", "match probability"]
+        rows = table_rows(cast(_Shows, pl_module), batch, self.num_examples)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                rows = [_table_row(report, image_of[report.id]) for report in filled]
-                logger.log_table("val/examples", columns=columns, data=rows)
+                logger.log_table("val/examples", columns=list(rows[0]), data=[_for_wandb(row) for row in rows])
 
 
-def _table_row(report: MaskedReport, image: Tensor) -> list[object]:
+def table_rows(task: _Shows, batch: Batch, num_examples: int) -> list[dict[str, object]]:
+    """What a task shows of a batch, each row with ``image`` (uint8, ``(H, W)``) and ``attention`` (``(H, W, 3)``)."""
+    shown = list(task.show(batch))[:num_examples]
+    places = torch.tensor([batch["id"].index(str(row["id"])) for row in shown], device=batch["image"].device)
+    images, backbone = batch["image"][places], task.backbone
+    weights = backbone.attention_weights(
+        images=images, input_ids=batch["input_ids"][places], text_mask=batch["text_mask"][places]
+    )
+    of_cls = attention_on_image(weights, backbone.num_visual)[:, -1].mean(1)[:, 0]
+    rows = []
+    for row, film, attention in zip(shown, images[:, 0].cpu().numpy(), of_cls, strict=True):
+        rows.append({"id": row["id"], "image": film, "attention": overlay(film, attention), **row})
+    return rows
+
+
+def _for_wandb(row: Mapping[str, object]) -> list[object]:
     import wandb
 
-    words = [f"[{token}]" if place in report.hidden else token for place, token in enumerate(report.tokens)]
-    guesses = [
-        f"{report.tokens[place]}: {words[0]} {probability[0]:.2f}"
-        for place, words, probability in zip(report.hidden, report.predictions, report.probabilities, strict=True)
-    ]
-    picture = wandb.Image(image[0].numpy(), mode="L")
-    return [report.id, picture, " ".join(words), "; ".join(guesses), report.match_probability]
+    return [wandb.Image(value) if isinstance(value, np.ndarray) else value for value in row.values()]
 
 
 class PredictionTable(BasePredictionWriter):
-    """Writes what ``predict`` gives, rows of all processes together, as ``predictions.csv``.
+    """Writes what ``predict`` gives, rows of all processes together, as ``predictions.csv`` and ``predictions.jsonl``.
+
+    Columns of lists are in the JSON lines only. Images that could not be read are listed in ``rejected.csv`` beside.
 
     Args:
-        path: where to write; by default into the folder of the run.
+        path: where to write the CSV; by default into the folder of the run.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -228,13 +240,25 @@ class PredictionTable(BasePredictionWriter):
     ) -> None:
         """Gather the rows of all processes and write them, sorted by identifier."""
         rows = gather([row for batch in predictions for row in batch], trainer)
-        if trainer.is_global_zero:
-            arrange = getattr(pl_module, "arrange_predictions", list)
-            rows = list(arrange(rows))
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._target, text.getvalue().encode())
-            rank_zero_info(f"{len(rows):,} predictions are in {self._target}")
+        if not trainer.is_global_zero:
+            return
+        rows = list(getattr(pl_module, "arrange_predictions", list)(rows))
+        columns = [name for name, value in rows[0].items() if not isinstance(value, list)]
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self._target.with_suffix(".jsonl"), lines.encode())
+        write_atomically(self._target, _to_csv(columns, rows))
+        rank_zero_info(f"{len(rows):,} predictions are in {self._target}")
+        rejected = getattr(getattr(trainer, "datamodule", None), "rejected", [])
+        if rejected:
+            path = free_name(self._target.with_name("rejected.csv"))
+            write_atomically(path, _to_csv(list(rejected[0]), rejected))
+            rank_zero_info(f"{len(rejected):,} images could not be read: see {path}")
+
+
+def _to_csv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")

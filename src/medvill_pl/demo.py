@@ -400,7 +400,7 @@ def _attention_cards(task: PretrainingTask, shown: list[Shown], number: int = 3)
         cards.append(
             page.card(
                 page.picture(each.film),
-                page.picture(overlay(each.film, on_film[best].unflatten(0, (side, side)))),
+                page.picture(overlay(each.film, on_film[best].view(side, side))),
                 text,
             )
         )

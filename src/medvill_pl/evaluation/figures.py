@@ -31,7 +31,7 @@ def attention_on_image(weights: Tensor, num_visual: int) -> Tensor:
     side = round(num_visual**0.5)
     of_text = torch.arange(num_visual + 2, weights.shape[-1], device=weights.device)
     queries = torch.cat([of_text.new_zeros(1), of_text])
-    return weights[..., queries, 1 : 1 + num_visual].unflatten(-1, (side, side))
+    return weights[..., queries, 1 : 1 + num_visual].reshape(*weights.shape[:3], -1, side, side)
 
 
 def overlay(film: NDArray[np.uint8], attention: Tensor) -> NDArray[np.uint8]:

@@ -376,7 +376,7 @@ def hide_words(
 def pin_hidden_words(batch: Batch) -> Batch:
     """Let the hidden words travel to a GPU without waiting, as a loader's pinned tensors do."""
     for name in ("mlm_input_ids", "mlm_positions", "mlm_targets"):
-        batch[name] = batch[name].pin_memory()  # type: ignore[literal-required]
+        batch[name] = batch[name].pin_memory()
     return batch
 
 

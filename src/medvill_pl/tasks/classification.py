@@ -133,6 +133,16 @@ class ClassificationTask(BaseTask):
             frequency = target.nanmean(0).nan_to_num(0.0).tolist()
         return {"findings": list(FINDINGS), "threshold": self.threshold.tolist(), "frequency": frequency}
 
+    def show(self, batch: Batch) -> list[dict[str, object]]:
+        """What a table shows of a batch: the findings that are there, and those thought likeliest."""
+        rows = []
+        for row, labels in zip(self.predict_step(batch, 0), batch["labels"], strict=True):
+            likeliest = sorted(FINDINGS, key=lambda finding: -row[finding])[:3]
+            there = [finding for finding, label in zip(FINDINGS, labels.tolist(), strict=True) if label == 1]
+            guess = ", ".join(f"{finding} {row[finding]:.2f}" for finding in likeliest)
+            rows.append({"id": row["id"], "findings": ", ".join(there), "likeliest": guess})
+        return rows
+
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Give the probability of every finding: rows with ``id`` and the findings' names."""

@@ -246,6 +246,23 @@ class PretrainingTask(BaseTask):
         probabilities = self.irm_head(output.pooled).squeeze(1).float().sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
 
+    def show(self, batch: Batch) -> list[dict[str, object]]:
+        """What a table shows of a batch: report, hidden words with the model's guesses, and matching."""
+        return [
+            {
+                "id": report.id,
+                "report": " ".join(f"[{t}]" if at in report.hidden else t for at, t in enumerate(report.tokens)),
+                "hidden words: predictions": "; ".join(
+                    f"{report.tokens[place]}: {words[0]} {probability[0]:.2f}"
+                    for place, words, probability in zip(
+                        report.hidden, report.predictions, report.probabilities, strict=True
+                    )
+                ),
+                "match probability": report.match_probability,
+            }
+            for report in self.fill_masks(batch)
+        ]
+
     @torch.no_grad()
     def fill_masks(self, batch: Batch, num_candidates: int = 5) -> list[MaskedReport]:
         """Show, for tables and pages, which words were hidden and what the model makes of them.

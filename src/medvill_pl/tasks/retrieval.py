@@ -231,6 +231,18 @@ class RetrievalTask(BaseTask):
             self._query_tokens = self.backbone.encode_image(torch.from_numpy(pixels.copy())[None, None].to(self.device))
 
     @torch.no_grad()
+    def show(self, batch: Batch) -> list[dict[str, object]]:
+        """What a table shows of a batch: the report beside each image, whether it is its own, and what the task says."""
+        tokens = self.backbone.encode_image(batch["image"])
+        probability = self(tokens, batch["input_ids"], batch["text_mask"]).float().sigmoid().tolist()
+        reports = [self.backbone.tokenizer.decode(ids) for ids in batch["input_ids"].tolist()]
+        matched = batch["matched"].tolist()
+        return [
+            {"id": i, "report": text, "matched": is_own, "match probability": p}
+            for i, text, is_own, p in zip(batch["id"], reports, matched, probability, strict=True)
+        ]
+
+    @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Score each pair of the batch against the query, or each image against its own report.
 

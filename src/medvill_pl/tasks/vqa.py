@@ -126,6 +126,18 @@ class VQATask(BaseTask):
         commonest = commonest_answers(examples.answers, examples.answer_types) if examples is not None else None
         return {"commonest": commonest}
 
+    def show(self, batch: Batch) -> list[dict[str, object]]:
+        """What a table shows of a batch: question, answer, and the likeliest answer with its probability."""
+        return [
+            {
+                **{k: row[k] for k in ("id", "question")},
+                "answer": answer,
+                "prediction": row["answer_1"],
+                "probability": row["probability_1"],
+            }
+            for row, answer in zip(self.predict_step(batch, 0), batch["answer"], strict=True)
+        ]
+
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Answer the questions: rows with ``id``, ``question`` and the five likeliest answers with probabilities."""
