@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medvill_pl.batch import FINDINGS, Batch
     from medvill_pl.callbacks import ExampleTable, Throughput
     from medvill_pl.checkpoints import AtomicCheckpointIO
+    from medvill_pl.data.folder import FolderDataModule
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
     from medvill_pl.data.module import BaseDataModule
     from medvill_pl.data.pairs import PairsDataModule
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticVQADataModule
     from medvill_pl.tasks.base import BaseTask, StepOutput
     from medvill_pl.tasks.classification import ClassificationTask
+    from medvill_pl.tasks.generation import GenerationTask
     from medvill_pl.tasks.pretraining import PretrainingTask
     from medvill_pl.tasks.retrieval import RetrievalTask
     from medvill_pl.tasks.vqa import VQATask
@@ -36,6 +38,8 @@ _HOME = {
     "ClassificationTask": "tasks.classification",
     "ExampleTable": "callbacks",
     "FINDINGS": "batch",
+    "FolderDataModule": "data.folder",
+    "GenerationTask": "tasks.generation",
     "MIMICCXRDataModule": "data.mimic_cxr",
     "MaskStrategy": "masks",
     "MedViLL": "backbone",
@@ -62,6 +66,8 @@ __all__ = [
     "Batch",
     "ClassificationTask",
     "ExampleTable",
+    "FolderDataModule",
+    "GenerationTask",
     "MIMICCXRDataModule",
     "MaskStrategy",
     "MedViLL",

@@ -81,7 +81,7 @@ def _f1(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[float, float
 
 
 def generation_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, Any]) -> dict[str, float]:
-    """Score generated reports.
+    """Score generated reports; of rows without ``prediction`` (validation), the perplexity alone.
 
     Args:
         rows: ``reference`` and ``prediction``, texts; ``log_likelihood``, the sum over the reference's tokens in nats
@@ -95,14 +95,19 @@ def generation_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, A
         of the predictions to those of the references; ``empty``, the share of empty predictions; and BLEU and clinical
         efficacy of the constant report as ``constant_{metric}``.
     """
-    references, predictions = [row["reference"] for row in rows], [row["prediction"] for row in rows]
     likelihood, number = (np.array([row[name] for row in rows]) for name in ("log_likelihood", "num_tokens"))
+    perplexity = {
+        "perplexity": math.exp(-likelihood.sum() / number.sum()),
+        "perplexity_of_reports": float(np.exp(-likelihood / number).mean()),
+    }
+    if "prediction" not in rows[0]:
+        return perplexity
+    references, predictions = [row["reference"] for row in rows], [row["prediction"] for row in rows]
     true = np.array([row["reference_labels"] for row in rows], dtype=np.float64)
     found = np.array([row["prediction_labels"] for row in rows], dtype=np.float64)
     num_words = [sum(len(split_words(text)) for text in texts) for texts in (predictions, references)]
     scores = {
-        "perplexity": math.exp(-likelihood.sum() / number.sum()),
-        "perplexity_of_reports": float(np.exp(-likelihood / number).mean()),
+        **perplexity,
         **bleu(predictions, references),
         **clinical_efficacy(found, true),
         "distinct": len(set(predictions)) / len(rows),
