@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -19,6 +19,8 @@ from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.language import ReportTokenizer, mask_tokens
 from medvill_pl.results import ResultTable, gather
+
+Schedule = Literal["constant", "linear"]
 
 
 class StepOutput(NamedTuple):
@@ -65,9 +67,10 @@ class BaseTask(LightningModule, ABC):
             ``save_pretrained`` wrote, or a hub name.
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases and norms.
-        warmup_steps: optimizer steps over which the rate rises linearly; constant after that.
+        warmup_steps: optimizer steps over which the rate rises linearly.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout, sampling and draws.
+        schedule: the rate after the warm-up: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
 
     Raises:
         ValueError: if both ``backbone`` and ``backbone_ckpt`` are given, or weights do not fit.
@@ -88,13 +91,14 @@ class BaseTask(LightningModule, ABC):
         warmup_steps: int,
         compile: bool,
         seed: int,
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__()
         if backbone_ckpt is not None and backbone is not None:
             raise ValueError("give either backbone or backbone_ckpt: a checkpoint brings its own configuration")
         self.backbone = MedViLL(**(backbone or {})) if backbone_ckpt is None else load_backbone(backbone_ckpt)
         self.lr, self.weight_decay, self.warmup_steps, self.compile_backbone = lr, weight_decay, warmup_steps, compile
-        self.seed = seed
+        self.seed, self.schedule = seed, schedule
 
     @classmethod
     def from_backbone(cls, backbone: MedViLL, **hyperparameters: Any) -> Self:
@@ -276,7 +280,7 @@ class BaseTask(LightningModule, ABC):
     # -- optimiser -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with a constant rate, after an optional linear warm-up."""
+        """AdamW with an optional linear warm-up, then a rate that stays or falls linearly."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
@@ -285,9 +289,16 @@ class BaseTask(LightningModule, ABC):
         # Lightning does not clip gradients of a fused optimiser in mixed precision.
         fused = not (self.trainer.precision.endswith("-mixed") and self.trainer.gradient_clip_val)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
-        warmup = max(1, self.warmup_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """The share of the learning rate that one optimizer step takes."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant":
+            return rising
+        total = float(self.trainer.estimated_stepping_batches)
+        return min(rising, max(0.0, (total - step) / max(1.0, total - self.warmup_steps)))
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.evaluation.classification import choose_thresholds, undefined_findings
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.tasks.base import BaseTask, StepOutput, make_head
+from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head
 
 Uncertain = Literal["negative", "positive", "ignore"]
 
@@ -32,6 +32,7 @@ class ClassificationTask(BaseTask):
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases and norms.
         warmup_steps: optimizer steps over which the rate rises linearly.
+        schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
 
@@ -53,10 +54,11 @@ class ClassificationTask(BaseTask):
         lr: float = 1e-4,
         weight_decay: float = 0.01,
         warmup_steps: int = 0,
+        schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
         backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         self.save_hyperparameters()
         self.use_report, self.uncertain = use_report, uncertain

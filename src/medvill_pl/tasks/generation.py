@@ -17,7 +17,7 @@ from medvill_pl.decoding import DecodingConfig, generate, predict_words, word_at
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.masks import MaskStrategy
-from medvill_pl.tasks.base import BaseTask, StepOutput, hide_words, pin_hidden_words
+from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, hide_words, pin_hidden_words
 
 Objective = Literal["mlm", "every_word"]
 Labeler = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
@@ -45,6 +45,7 @@ class GenerationTask(BaseTask):
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases and norms.
         warmup_steps: optimizer steps over which the rate rises linearly.
+        schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
     """
@@ -64,10 +65,11 @@ class GenerationTask(BaseTask):
         lr: float = 3e-5,
         weight_decay: float = 0.01,
         warmup_steps: int = 0,
+        schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
         backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
@@ -115,7 +117,9 @@ class GenerationTask(BaseTask):
 
     def _counted(self, batch: Batch) -> Tensor:
         """True at the tokens to be predicted: words, and the closing SEP_L unless the report was cut; ``(B, T)``."""
-        is_last = torch.arange(batch["text_mask"].shape[1], device=self.device) == batch["text_mask"].sum(1)[:, None] - 1
+        is_last = (
+            torch.arange(batch["text_mask"].shape[1], device=self.device) == batch["text_mask"].sum(1)[:, None] - 1
+        )
         return batch["text_mask"] & ~(is_last & batch["is_cut"][:, None])
 
     def _mlm_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:

@@ -12,7 +12,15 @@ from torchmetrics.classification import BinaryAccuracy
 from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
 from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
-from medvill_pl.tasks.base import BaseTask, StepOutput, hide_words, make_head, need_negatives, pin_hidden_words
+from medvill_pl.tasks.base import (
+    BaseTask,
+    Schedule,
+    StepOutput,
+    hide_words,
+    make_head,
+    need_negatives,
+    pin_hidden_words,
+)
 
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
@@ -97,6 +105,7 @@ class PretrainingTask(BaseTask):
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases and norms.
         warmup_steps: optimizer steps over which the rate rises linearly.
+        schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout, sampling and draws.
 
@@ -117,11 +126,12 @@ class PretrainingTask(BaseTask):
         lr: float = 1e-5,
         weight_decay: float = 0.01,
         warmup_steps: int = 0,
+        schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
     ) -> None:
         self._strategy = MaskStrategy(mask_strategy)
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
         backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         mask_strategy = self._strategy.value
         self.save_hyperparameters()

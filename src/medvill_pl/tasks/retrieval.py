@@ -13,7 +13,7 @@ from medvill_pl.batch import Batch, derive_seed
 from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, draw_trials, label_sets, rank_candidates
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.results import gather
-from medvill_pl.tasks.base import BaseTask, StepOutput, make_head, need_negatives
+from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head, need_negatives
 
 PAIRS_AT_ONCE = 128
 """Pairs that the encoder scores together."""
@@ -49,6 +49,7 @@ class RetrievalTask(BaseTask):
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases and norms.
         warmup_steps: optimizer steps over which the rate rises linearly.
+        schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
 
@@ -72,10 +73,11 @@ class RetrievalTask(BaseTask):
         lr: float = 1e-5,
         weight_decay: float = 0.01,
         warmup_steps: int = 0,
+        schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed)
+        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
         backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         self.save_hyperparameters()
         if num_candidates < 2:
@@ -232,7 +234,7 @@ class RetrievalTask(BaseTask):
 
     @torch.no_grad()
     def show(self, batch: Batch) -> list[dict[str, object]]:
-        """What a table shows of a batch: the report beside each image, whether it is its own, and what the task says."""
+        """What a table shows of a batch: each image's report, whether it is its own, and what the task says."""
         tokens = self.backbone.encode_image(batch["image"])
         probability = self(tokens, batch["input_ids"], batch["text_mask"]).float().sigmoid().tolist()
         reports = [self.backbone.tokenizer.decode(ids) for ids in batch["input_ids"].tolist()]
