@@ -301,7 +301,7 @@ class MedViLL(
             assert images is not None
             visual_tokens = self.encode_image(images)
         has_text_cls = MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING
-        joint, mask = self._joint(visual_tokens, input_ids, text_mask, mask_strategy)
+        joint, mask = self.embed(visual_tokens, input_ids, text_mask, mask_strategy)
         hidden = self.encoder(joint, attention_mask=mask).last_hidden_state
 
         num_image = visual_tokens.shape[1] + 2
@@ -311,10 +311,20 @@ class MedViLL(
             pooled = pooled * self.pooler(hidden[:, num_image:])
         return BackboneOutput(pooled, hidden[:, 0], hidden[:, 1 : num_image - 1], text)
 
-    def _joint(
+    def embed(
         self, visual_tokens: Tensor, input_ids: Tensor, text_mask: Tensor, mask_strategy: MaskStrategy | str
     ) -> tuple[Tensor, Tensor]:
-        """Build the input of the encoder and its mask (Sec. III-B.3): shapes ``(B, S, d)`` and ``(B, 1, S, S)``."""
+        """Build the joint sequence that the encoder takes, and its mask (Sec. III-B.3).
+
+        Args:
+            visual_tokens: what :meth:`encode_image` returned, shape ``(B, K, d)``.
+            input_ids: as :meth:`forward` takes them, shape ``(B, T)``; T may be 0 for an image alone.
+            text_mask: True at real tokens, bool, shape ``(B, T)``.
+            mask_strategy: any strategy but ``bi_seq2seq``.
+
+        Returns:
+            Embedded tokens, shape ``(B, S, d)``, and True where attention is allowed, shape ``(B, 1, S, S)``.
+        """
         word = self.report_embedding.word.weight
         cls, sep = word[self.tokenizer.cls_id], word[self.tokenizer.sep_id]
         text = self.report_embedding(input_ids)
@@ -383,7 +393,7 @@ class MedViLL(
         """
         was_training = self.training
         self.eval()
-        joint, mask = self._joint(self.encode_image(images), input_ids, text_mask, mask_strategy)
+        joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
         weights, hidden = [], joint
         for layer in self.encoder.layer:
             attention = layer.attention.self

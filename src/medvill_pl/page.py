@@ -22,6 +22,8 @@ figcaption { color: #5a6675; font-size: .9rem; }
 .card { display: flex; gap: 1.2rem; background: #fff; border: 1px solid #dde2e8; border-radius: 6px;
   padding: 1rem; margin: 1rem 0; align-items: flex-start; flex-wrap: wrap; }
 .card > div { flex: 1 1 22rem; } .card img { width: 256px; height: 256px; background: #000; }
+.hits { display: flex; gap: .8rem; flex-wrap: wrap; } .hit { width: 10.5rem; margin: 0; border-top: 5px solid; }
+.hit img { width: 100%; background: #000; } .good { border-color: #4c9f6b; } .bad { border-color: #c8624f; }
 .right, .wrong { border-radius: 3px; padding: 0 .25em; white-space: nowrap; }
 .right { background: #d3eedb; } .wrong { background: #fbd9d3; } .wrong s { color: #8a3325; }
 """
@@ -71,6 +73,16 @@ def picture(pixels: Any, title: str = "") -> str:
 def card(*parts: str) -> str:
     """Pictures and text side by side."""
     return f'<div class="card">{"".join(parts)}</div>'
+
+
+def hits(pictures: Sequence[tuple[Any, str, bool]]) -> str:
+    """Small pictures in a row: pixels, a caption, and whether each is right (its frame is green) or wrong (red)."""
+    parts = [
+        f'<figure class="hit {"good" if is_right else "bad"}">{picture(pixels)}<figcaption>{escape(caption)}</figcaption>'
+        "</figure>"
+        for pixels, caption, is_right in pictures
+    ]
+    return f'<div class="hits">{"".join(parts)}</div>'
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:

@@ -62,17 +62,20 @@ class SyntheticQuestions:
 
     Args:
         films: the films asked about, with their studies.
+
+    Attributes:
+        film_of: the film of each question, as a place in ``films``.
     """
 
     labelled = FINDINGS
 
     def __init__(self, films: SyntheticExamples) -> None:
-        self._films = films
+        self.films = films
         asked = [(index, number, one) for index, s in enumerate(films.studies) for number, one in enumerate(ask(s))]
-        self._film_of = [index for index, _, _ in asked]
+        self.film_of = [index for index, _, _ in asked]
         self.ids = [f"{films.ids[index]}-q{number}" for index, number, _ in asked]
-        self.reports = [films.reports[index] for index in self._film_of]
-        self.labels: NDArray[np.float32] = films.labels[self._film_of]
+        self.reports = [films.reports[index] for index in self.film_of]
+        self.labels: NDArray[np.float32] = films.labels[self.film_of]
         self.questions = [one.question for _, _, one in asked]
         self.answers = [one.answer for _, _, one in asked]
         self.answer_types: list[str] = [one.answer_type for _, _, one in asked]
@@ -81,7 +84,7 @@ class SyntheticQuestions:
 
     def image(self, index: int) -> Tensor:
         """The film of one question, uint8, shape ``(1, image_size, image_size)``."""
-        return self._films.image(self._film_of[index])
+        return self.films.image(self.film_of[index])
 
 
 class SyntheticDataModule(BaseDataModule):

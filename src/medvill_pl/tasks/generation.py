@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -13,11 +13,26 @@ from torch import Tensor, nn
 
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
-from medvill_pl.decoding import DecodingConfig, generate, predict_words, word_attention, word_log_likelihood
+from medvill_pl.decoding import DecodingConfig, Generated, generate, log_likelihood, predict_words, word_attention
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, hide_words, pin_hidden_words
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The values of :class:`DecodingConfig`; what is left out keeps its default."""
+
+    method: Literal["greedy", "beam", "sample"]
+    max_words: int | None
+    min_words: int
+    no_repeat_ngram_size: int
+    num_beams: int
+    length_penalty: float
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+
 
 Objective = Literal["mlm", "every_word"]
 Labeler = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
@@ -59,7 +74,7 @@ class GenerationTask(BaseTask):
         backbone_ckpt: str | None = None,
         objective: Objective = "mlm",
         mlm_probability: float = 0.15,
-        decoding: DecodingConfig | None = None,
+        decoding: DecodingOptions | None = None,
         return_attention: bool = False,
         labeler: str = "medvill_pl.CheXpertLabeler",
         lr: float = 3e-5,
@@ -75,7 +90,7 @@ class GenerationTask(BaseTask):
         if not 0 < mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
         self.objective, self.mlm_probability = objective, mlm_probability
-        self.decoding = decoding or {}
+        self.decoding = DecodingConfig(**(decoding or {}))
         self.return_attention = return_attention
         self._labeler_path = labeler
         # Lightning warns of the hook below wherever there is a data module.
@@ -104,23 +119,22 @@ class GenerationTask(BaseTask):
         if self.training:
             loss = self._mlm_loss if self.objective == "mlm" else self._every_word_loss
             return StepOutput(loss(batch, visual_tokens))
-        counted = self._counted(batch)
-        likelihood = word_log_likelihood(self.backbone, visual_tokens, batch["input_ids"], batch["text_mask"])
-        of_reports = (likelihood * counted).sum(1)
+        likelihood = log_likelihood(
+            self.backbone,
+            visual_tokens=visual_tokens,
+            input_ids=batch["input_ids"],
+            text_mask=batch["text_mask"],
+            has_end=~batch["is_cut"],
+        )
+        counted = ~likelihood.isnan()
+        of_reports = likelihood.nansum(1)
         results: dict[str, Any] = {"id": batch["id"], "reference": batch["report"]}
         results |= {"log_likelihood": of_reports, "num_tokens": counted.sum(1)}
         if self.trainer.testing:
-            predictions = self.write(visual_tokens, batch["seed"])
+            predictions = self._texts(self.write(visual_tokens, batch["seed"]))
             results |= {"prediction": predictions, "prediction_labels": self._labels(predictions)}
             results |= {"reference_labels": self._labels(batch["report"])}
         return StepOutput(-of_reports.sum() / counted.sum(), results=results)
-
-    def _counted(self, batch: Batch) -> Tensor:
-        """True at the tokens to be predicted: words, and the closing SEP_L unless the report was cut; ``(B, T)``."""
-        is_last = (
-            torch.arange(batch["text_mask"].shape[1], device=self.device) == batch["text_mask"].sum(1)[:, None] - 1
-        )
-        return batch["text_mask"] & ~(is_last & batch["is_cut"][:, None])
 
     def _mlm_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
         output = self.backbone(
@@ -134,21 +148,26 @@ class GenerationTask(BaseTask):
         return nn.functional.cross_entropy(logits, batch["mlm_targets"], reduction="sum") / max(1, len(logits))
 
     def _every_word_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
-        counted = self._counted(batch)
-        hidden = predict_words(self.backbone, visual_tokens, batch["input_ids"], batch["text_mask"])
+        mask = batch["text_mask"]
+        is_last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1)[:, None] - 1
+        counted = mask & ~(is_last & batch["is_cut"][:, None])
+        hidden = predict_words(self.backbone, visual_tokens, batch["input_ids"])
         logits = self.backbone.mlm_logits(hidden[counted]).float()
         return nn.functional.cross_entropy(logits, batch["input_ids"][counted])
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def write(self, visual_tokens: Tensor, seeds: Tensor) -> list[str]:
+    def write(self, visual_tokens: Tensor, seeds: Tensor) -> list[Generated]:
         """Write a report for each image.
 
         Args:
             visual_tokens: what ``backbone.encode_image`` gives, shape ``(B, K, d)``.
-            seeds: seed of each row, for sampling, int64, shape ``(B,)``.
+            seeds: seed of each image, for sampling, int64, shape ``(B,)``.
         """
-        generated = generate(self.backbone, visual_tokens, seeds=seeds, config=self.decoding)
+        seeds_or_none = seeds if self.decoding.method == "sample" else None
+        return generate(self.backbone, self.decoding, visual_tokens=visual_tokens, seeds=seeds_or_none)
+
+    def _texts(self, generated: Sequence[Generated]) -> list[str]:
         return [self.backbone.tokenizer.decode(one.ids) for one in generated]
 
     def _labels(self, texts: Sequence[str]) -> list[list[float]]:
@@ -178,15 +197,23 @@ class GenerationTask(BaseTask):
         image, row by row, mean over the heads of the last layer.
         """
         visual_tokens = self.backbone.encode_image(batch["image"])
-        generated = generate(self.backbone, visual_tokens, seeds=batch["seed"], config=self.decoding)
-        texts = [self.backbone.tokenizer.decode(one.ids) for one in generated]
+        generated = self.write(visual_tokens, batch["seed"])
+        texts = self._texts(generated)
         rows: list[dict[str, Any]] = [
             {"id": i, "reference": reference, "prediction": text}
             for i, reference, text in zip(batch["id"], batch["report"], texts, strict=True)
         ]
         if self.return_attention:
             for row, tokens, one in zip(rows, visual_tokens, generated, strict=True):
-                maps = word_attention(self.backbone, tokens[None], [one.ids])[0]
-                row["words"] = self.backbone.tokenizer.tokens(one.ids)
-                row["attention"] = [[round(value, 5) for value in each.flatten().tolist()] for each in maps]
+                row |= {"words": self.backbone.tokenizer.tokens(one.ids), "attention": self._attention(tokens, one.ids)}
         return rows
+
+    def _attention(self, visual_tokens: Tensor, ids: list[int]) -> list[list[float]]:
+        """The attention of each word on the image, one list a word."""
+        if not ids:
+            return []
+        input_ids = torch.tensor([ids], device=visual_tokens.device)
+        mask = torch.ones_like(input_ids, dtype=torch.bool)
+        weights = word_attention(self.backbone, input_ids=input_ids, text_mask=mask, visual_tokens=visual_tokens[None])
+        on_image = weights[0, -1].mean(0).tolist()
+        return [[round(share, 5) for share in word] for word in on_image]

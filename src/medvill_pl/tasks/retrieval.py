@@ -128,11 +128,12 @@ class RetrievalTask(BaseTask):
         if batch_idx == 0:
             self.first_test_batch = batch
         # The batch may lend an image another's report; the pool takes its own.
-        ids = self._encode_texts(batch["report"])
+        ids = self.encode_texts(batch["report"])
         visual_tokens = self.backbone.encode_image(batch["image"]).cpu()
         self._pool += map(_Entry, batch["id"], visual_tokens, ids, batch["labels"].tolist())
 
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Turn texts into ids, cut to the backbone's limit, each with its SEP_L."""
         tokenizer, limit = self.backbone.tokenizer, self.backbone.hparams["max_words"]
         return [[*ids[:limit], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
 
@@ -201,11 +202,12 @@ class RetrievalTask(BaseTask):
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             part = pairs[start : start + PAIRS_AT_ONCE]
             tokens = torch.stack([pool[image].visual_tokens for image in part[:, 0]]).to(self.device)
-            input_ids, text_mask = self._pad([pool[report].ids for report in part[:, 1]])
+            input_ids, text_mask = self.pad([pool[report].ids for report in part[:, 1]])
             scores.append(self(tokens, input_ids, text_mask).float().cpu())
         return torch.cat(scores).numpy()
 
-    def _pad(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Put encoded texts together: ids and mask, both of shape ``(B, T)``, on the task's device."""
         lengths = torch.tensor([len(ids) for ids in texts])
         padded = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in texts], True, self.backbone.tokenizer.pad_id)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
@@ -258,7 +260,7 @@ class RetrievalTask(BaseTask):
         else:
             tokens = self.backbone.encode_image(batch["image"])
         if self.query_text:
-            input_ids, text_mask = self._pad(self._encode_texts([self.query_text]) * size)
+            input_ids, text_mask = self.pad(self.encode_texts([self.query_text]) * size)
         probability = self(tokens, input_ids, text_mask).float().sigmoid().tolist()
         return [
             {"id": i, "match_probability": p, "report": text}
