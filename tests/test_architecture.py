@@ -21,6 +21,7 @@ ALLOWED = {
     "language": {"weights"},
     "backbone": {"vision", "language", "weights"},
     "data": {"language"},
+    "labeler": set(),
     "synthetic": {"data", "language"},
     "tasks": {"backbone", "language"},
     "checkpoints": set(),
@@ -28,7 +29,7 @@ ALLOWED = {
     "page": set(),
     "jobs": {"callbacks", "checkpoints"},
     "demo": {"backbone", "jobs", "page", "synthetic", "tasks", "vision"},
-    "cli": {"data", "demo", "jobs", "language"},
+    "cli": {"data", "demo", "jobs", "labeler", "language"},
 }
 EVERYWHERE = {"batch", "masks", "files"}
 

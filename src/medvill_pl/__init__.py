@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
     from medvill_pl.data.module import BaseDataModule
     from medvill_pl.data.pairs import PairsDataModule
+    from medvill_pl.labeler.base import Labeler
+    from medvill_pl.labeler.chexpert import CheXpertLabeler
     from medvill_pl.language import ReportTokenizer
     from medvill_pl.masks import MaskStrategy, attention_mask
     from medvill_pl.synthetic.datamodule import SyntheticDataModule
@@ -29,8 +31,10 @@ _HOME = {
     "BaseDataModule": "data.module",
     "BaseTask": "tasks.base",
     "Batch": "batch",
+    "CheXpertLabeler": "labeler.chexpert",
     "ExampleTable": "callbacks",
     "FINDINGS": "batch",
+    "Labeler": "labeler.base",
     "MIMICCXRDataModule": "data.mimic_cxr",
     "MaskStrategy": "masks",
     "MedViLL": "backbone",
@@ -51,7 +55,9 @@ __all__ = [
     "BaseDataModule",
     "BaseTask",
     "Batch",
+    "CheXpertLabeler",
     "ExampleTable",
+    "Labeler",
     "MIMICCXRDataModule",
     "MaskStrategy",
     "MedViLL",

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 from medvill_pl.labeler.rules import POSITIVE, UNCERTAIN, Judgement
 
 MISREAD: dict[str, tuple[str, ...]] = {
-    "Support Devices": (  # it finds *tube* and *plate* inside words
+    "Lung Lesion": ("lumpectomy", "lumpectomies"),
+    "Support Devices": (  # *tube* and *plate* inside words
         *("tuberculosis", "tuberculous", "platelike", "plate like", "endplate", "endplates"),
     ),
 }
@@ -45,6 +46,8 @@ FAULTS = (
     Fault(_MEDIASTINUM, POSITIVE, r"(appear|silhouette) within normal limits \.$", "last"),
     # Predicates and modifiers that are not found.
     Fault(_HEART, POSITIVE, r"^the heart size .*\b(appear within|have a) normal"),
+    Fault(_HEART, POSITIVE, r"^the heart size .*\bstable"),
+    Fault(_HEART, POSITIVE, r"^the heart silhouette and mediastinal contours are not enlarged"),
     Fault(_HEART, POSITIVE, r"size xxxx within normal limits"),
     Fault(_HEART, POSITIVE, r"^the heart pulmonary xxxx appear normal"),
     *(Fault(finding, POSITIVE, r"^heart size.* contours appear normal limits") for finding in (_HEART, _MEDIASTINUM)),
@@ -70,7 +73,7 @@ FAULTS = (
     # Nouns taken for verbs.
     Fault("Consolidation", POSITIVE, r"^no (focal airspace|xxxx) consolidations"),
     Fault("Lung Opacity", POSITIVE, r"^no focal air space opacities \."),
-    Fault("Lung Lesion", POSITIVE, r"^no suspicious appearing lung nodules"),
+    Fault("Lung Lesion", POSITIVE, r"^no suspicious appearing lung nodules \."),
     Fault("Fracture", POSITIVE, r"^no visible fractures"),
     Fault("Fracture", POSITIVE, r"^no visualized rib fractures"),
     Fault("Fracture", POSITIVE, r"^no (acute , )?displaced rib fractures \.", "not last"),
@@ -78,6 +81,7 @@ FAULTS = (
     Fault("Pneumonia", POSITIVE, r"^there is no focal air space opacity to suggest a pneumonia \.$", "last"),
     Fault("Pneumonia", POSITIVE, r"^no focal airspace consolidation to suggest pneumonia"),
     Fault("Pleural Effusion", POSITIVE, r"blunting to suggest large pleural effusion"),
+    *(Fault(finding, POSITIVE, r"\bno findings to suggest") for finding in ("Pleural Effusion", "Edema")),
     Fault("Support Devices", POSITIVE, r"to suggest .* or active tuberculous infection"),
     # Denied and yet enough to rule out No Finding.
     Fault("Other", POSITIVE, r"noncalcified"),

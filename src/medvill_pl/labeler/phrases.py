@@ -57,7 +57,7 @@ MENTIONS: dict[str, tuple[str, ...]] = {
         *("line", "lines", "tube", "tubes", "catheter", "catheters", "picc", "drain", "drains", "pigtail"),
         *("pacer", "pacers", "pacemaker", "pacemakers", "icd", "aicd", "defibrillator", "defibrillators"),
         *("valve", "valves", "device", "devices", "hardware", "marker", "markers", "coil", "coils", "coiled"),
-        *("plate", "plates", "screw", "screws", "plug", "plugs", "arthroplasty", "arthroplasties"),
+        *("plate", "plates", "screw", "screws", "arthroplasty", "arthroplasties"),
     ),
 }
 """Words that speak of a finding, whatever is said of it."""

@@ -12,12 +12,12 @@ CUES: dict[str, tuple[str, ...]] = {
         *("no change", "no changes", "no significant change", "no interval change", "no significant interval change"),
         *("no substantial change", "no appreciable change", "no increase", "no decrease", "no improvement"),
         *("without change", "without significant change", "without interval change"),
-        *("without significant interval change", "not changed", "not significantly changed", "not only"),
+        *("without significant interval change", "not changed", "not significantly changed", "not only", "not well seen"),
     ),
     "denied before": (
         *("no", "not", "without", "never", "nor", "neither", "denies", "rather than", "unlikely", "devoid of"),
         *("negative for", "free of", "free from", "clear of", "absence of", "lack of", "rule out", "ruled out for"),
-        *("resolved", "resolution of", "removal of"),
+        *("resolved", "resolution of", "removal of", "clearing of", "expanded and clear", "exclude"),
     ),
     "denied after": (
         *("is absent", "are absent", "not seen", "not identified", "not present", "is not seen", "are not seen"),
@@ -91,7 +91,7 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
     cues = _in_clause(mention, cues, words)
     judgement = _doubt_or_denial(mention, cues, words)
     if judgement is None and words[mention.end - 1] in SIZE_OR_SHAPE:
-        judgement = _size_or_shape(mention, mentions, cues, words)
+        judgement = _size_or_shape(mention, cues, words)
     if judgement is None:
         judgement = _choice(mention, mentions, cues, words)
     if judgement is None and " ".join(words[mention.start : mention.end]) in CONGESTION:
@@ -121,9 +121,7 @@ def _doubt_or_denial(mention: Span, cues: Sequence[Span], words: Sequence[str]) 
     return None
 
 
-def _size_or_shape(
-    mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: Sequence[str]
-) -> Judgement | None:
+def _size_or_shape(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
     """An organ's size or shape is borderline, normal or stable: of the last two, the first word counts."""
     for cue in cues:
         if mention.label == "Cardiomegaly" and cue.label == "borderline":
@@ -133,19 +131,15 @@ def _size_or_shape(
     for cue in cues:
         if cue.label == "normal":
             return _by(NEGATIVE, cue, words)
-        if cue.label == "stable" and _is_of(cue, mention, mentions, words):
+        if cue.label == "stable" and _is_of(cue, mention, words):
             return _by(UNCERTAIN, cue, words)
     return None
 
 
-def _is_of(cue: Span, mention: Span, mentions: Sequence[Span], words: Sequence[str]) -> bool:
-    """Whether neither a comma, an enlargement nor another finding stands between *stable* and the mention."""
+def _is_of(cue: Span, mention: Span, words: Sequence[str]) -> bool:
+    """Whether *stable* is said of the mention, not of something beside it."""
     start, end = (cue.end, mention.start) if cue.end <= mention.start else (mention.end, cue.start)
-    parted = any(
-        start <= other.start and other.end <= end and other.label != mention.label and cue.end <= mention.start
-        for other in mentions
-    )
-    return not parted and not {",", "enlargement"} & set(words[start:end])
+    return not {",", "enlargement", "with", "over"} & set(words[start:end])
 
 
 def _choice(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
