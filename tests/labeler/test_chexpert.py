@@ -167,7 +167,22 @@ def test_long_text_is_read_in_time_that_grows_with_it() -> None:
     assert state_of(FAITHFUL, text, "Fracture") == 0
 
 
-WORDS = ["no", "small", "effusion", "or", "may", "edema", "heart size", "normal", "XXXX", "stable", ".", "\n", "?", "1."]
+WORDS = [
+    "no",
+    "small",
+    "effusion",
+    "or",
+    "may",
+    "edema",
+    "heart size",
+    "normal",
+    "XXXX",
+    "stable",
+    ".",
+    "\n",
+    "?",
+    "1.",
+]
 TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
 
 

@@ -12,7 +12,13 @@ CUES: dict[str, tuple[str, ...]] = {
         *("no change", "no changes", "no significant change", "no interval change", "no significant interval change"),
         *("no substantial change", "no appreciable change", "no increase", "no decrease", "no improvement"),
         *("without change", "without significant change", "without interval change"),
-        *("without significant interval change", "not changed", "not significantly changed", "not only", "not well seen"),
+        *(
+            "without significant interval change",
+            "not changed",
+            "not significantly changed",
+            "not only",
+            "not well seen",
+        ),
     ),
     "denied before": (
         *("no", "not", "without", "never", "nor", "neither", "denies", "rather than", "unlikely", "devoid of"),
@@ -30,7 +36,7 @@ CUES: dict[str, tuple[str, ...]] = {
         *("suspect", "suspected", "suspicious for", "suspicion for", "suspicion of", "equivocal", "uncertain"),
         *("question", "questionable", "question of", "concern for", "concern of", "concerning for"),
         *("worrisome for", "raises concern", "correlate for", "correlate clinically for"),
-        *("cannot exclude", "cannot rule out", "not exclude", "not excluded"),
+        *("cannot exclude", "cannot rule out", "not exclude"),
     ),
     "affirmed before": ("may be compatible with",),  # the original reads the last words only
     "doubted after": (

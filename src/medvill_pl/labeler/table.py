@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ from medvill_pl.labeler.base import Labeler, check_labels
 
 EVIDENCE = "evidence"
 _CHUNK = 256
+
+
+@runtime_checkable
+class _Explainer(Protocol):
+    def explain(self, text: str) -> Sequence[Any]: ...
 
 
 def label_table(
@@ -37,9 +42,8 @@ def label_table(
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     added = [*FINDINGS, *([EVIDENCE] if explain else [])]
-    explainer = getattr(labeler, "explain", None)
     _check(columns, added, output)
-    if explain and explainer is None:
+    if explain and not isinstance(labeler, _Explainer):
         raise ValueError(f"the {labeler.name} does not explain its labels: leave out --explain")
     labels = _label(texts, labeler)
     file = io.StringIO()
@@ -47,8 +51,8 @@ def label_table(
     writer.writeheader()
     for row, text, states in zip(rows, texts, labels, strict=True):
         cells = dict(zip(FINDINGS, map(_cell, states), strict=True))
-        if explain:
-            cells[EVIDENCE] = _evidence(explainer, text)
+        if isinstance(labeler, _Explainer) and explain:
+            cells[EVIDENCE] = json.dumps([piece._asdict() for piece in labeler.explain(text)], ensure_ascii=False)
         writer.writerow({**row, **cells})
     write_atomically(output, file.getvalue().encode())
 
@@ -74,7 +78,3 @@ def _label(texts: Sequence[str], labeler: Labeler) -> NDArray[np.float32]:
 
 def _cell(state: np.float32) -> str:
     return "" if np.isnan(state) else str(int(state))
-
-
-def _evidence(explain: Callable[[str], Sequence[Any]], text: str) -> str:
-    return json.dumps([piece._asdict() for piece in explain(text)], ensure_ascii=False)
