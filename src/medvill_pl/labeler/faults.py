@@ -1,7 +1,7 @@
 """Where the original labeler goes wrong, time and again: imitated to agree with it, and easily switched off.
 
 The original parses sentences, and its parser fails on some turns of phrase, most often in the last
-sentence of a report. Each entry was seen in several reports or follows the pattern of one that was.
+sentence of a report. Each entry was seen in several reports.
 """
 
 import re
@@ -39,19 +39,17 @@ _LIST = r"^no pneumonia , effusions , edema , pneumothorax , adenopathy , nodule
 
 FAULTS = (
     # The closing word of a report is not read.
-    *(Fault(finding, POSITIVE, r" (normal|remains normal) \.$", "last") for finding in (_HEART, _MEDIASTINUM)),
+    *(Fault(finding, POSITIVE, r" normal \.$", "last") for finding in (_HEART, _MEDIASTINUM)),
     *(Fault(finding, POSITIVE, r"(?<!grossly) unremarkable \.$", "last") for finding in (_HEART, _MEDIASTINUM)),
     Fault(_HEART, POSITIVE, r"(vascularity|appear) within normal limits \.$", "last"),
     Fault(_HEART, POSITIVE, r"^the .* is within normal limits \.$", "last"),
     Fault(_MEDIASTINUM, POSITIVE, r"(appear|silhouette) within normal limits \.$", "last"),
     # Predicates and modifiers that are not found.
-    Fault(_HEART, POSITIVE, r"^the heart size .*\b(appear within|have a) normal"),
+    Fault(_HEART, POSITIVE, r"^the heart size .*\bappear within normal limits"),
     Fault(_HEART, POSITIVE, r"^the heart size .*\bstable"),
     Fault(_HEART, POSITIVE, r"^the heart silhouette and mediastinal contours are not enlarged"),
     Fault(_HEART, POSITIVE, r"size xxxx within normal limits"),
     Fault(_HEART, POSITIVE, r"^the heart pulmonary xxxx appear normal"),
-    *(Fault(finding, POSITIVE, r"^heart size.* contours appear normal limits") for finding in (_HEART, _MEDIASTINUM)),
-    Fault(_MEDIASTINUM, POSITIVE, r"^the heart size .*\bhave a normal"),
     Fault(_MEDIASTINUM, POSITIVE, r"^heart and mediastinum of normal size and contour"),
     Fault(_MEDIASTINUM, POSITIVE, r"^heart and mediastinum within normal limits"),
     Fault(_MEDIASTINUM, POSITIVE, r"^unremarkable mediastinal contour \."),
@@ -74,8 +72,7 @@ FAULTS = (
     Fault("Consolidation", POSITIVE, r"^no (focal airspace|xxxx) consolidations"),
     Fault("Lung Opacity", POSITIVE, r"^no focal air space opacities \."),
     Fault("Lung Lesion", POSITIVE, r"^no suspicious appearing lung nodules \."),
-    Fault("Fracture", POSITIVE, r"^no visible fractures"),
-    Fault("Fracture", POSITIVE, r"^no visualized rib fractures"),
+    Fault("Fracture", POSITIVE, r"^no (visible|visualized rib) fractures"),
     Fault("Fracture", POSITIVE, r"^no (acute , )?displaced rib fractures \.", "not last"),
     # What is not suggested.
     Fault("Pneumonia", POSITIVE, r"^there is no focal air space opacity to suggest a pneumonia \.$", "last"),

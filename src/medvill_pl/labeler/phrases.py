@@ -94,6 +94,7 @@ OTHER_FINDINGS = (
     *("emphysema", "emphysematous", "copd", "bronchitis", "bronchiectasis", "volume loss"),
     *("hyperinflated", "hyperinflation", "hyperexpansion", "elevated", "elevation", "eventration", "hernia"),
     *("prominent", "prominence", "density", "blunting", "blunted", "deformity", "wedging"),
-    *("scoliosis", "dextroscoliosis", "levoscoliosis"),
+    *("scoliosis", "dextroscoliosis", "levoscoliosis", "kyphosis", "kyphoscoliosis"),
+    *("bulla", "bullae", "bullous", "aneurysm", "aneurysmal", "pneumomediastinum", "pneumoperitoneum"),
 )
 """Words of :data:`OTHER`."""
