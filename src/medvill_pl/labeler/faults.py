@@ -58,7 +58,7 @@ FAULTS = (
     Fault(_MEDIASTINUM, POSITIVE, r"(silhouette stable|appears? stable) \."),
     Fault(_MEDIASTINUM, POSITIVE, r"^the heart and mediastinal contours are (stable|unchanged)"),
     # Lists: the denial does not reach the last member.
-    Fault("Pleural Effusion", POSITIVE, r"^there is no pneumothorax or (large )?pleural effusion \.$", "last"),
+    Fault("Pleural Effusion", POSITIVE, r"^there is no pneumothorax or (\w+ )?pleural effusion \.$", "last"),
     Fault("Pneumothorax", POSITIVE, r"^negative for focal pulmonary consolidation , .* or pneumothorax \.$", "last"),
     Fault("Pneumothorax", POSITIVE, r"lungs are without focal airspace consolidation , .* pneumothora\w+ \.$", "last"),
     Fault("Pneumothorax", POSITIVE, r"without focal area of consolidation , .* pneumothorax \.$", "last"),

@@ -39,12 +39,12 @@ MENTIONS: dict[str, tuple[str, ...]] = {
         *("consolidating", "nonconsolidating"),
     ),
     "Pneumonia": (
-        *("pneumonia", "pneumonias", "bronchopneumonia", "infection", "infections", "infectious"),
+        *("pneumonia", "pneumonias", "bronchopneumonia", "infection", "infections", "infectious", "pna"),
         *("postinfectious", "superinfection"),
     ),
     "Atelectasis": ("atelectasis", "atelectases", "atelectatic", "collapse", "collapsed"),
     "Pneumothorax": (
-        *("pneumothorax", "pneumothoraces", "pneumothoraxes"),
+        *("pneumothorax", "pneumothoraces", "pneumothoraxes", "ptx"),
         *("hydropneumothorax", "haemopneumothorax", "hemopneumothorax"),
     ),
     "Pleural Effusion": ("effusion", "effusions", "pleural fluid"),

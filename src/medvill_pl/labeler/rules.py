@@ -22,7 +22,7 @@ CUES: dict[str, tuple[str, ...]] = {
     ),
     "denied before": (
         *("no", "not", "without", "never", "nor", "neither", "denies", "rather than", "unlikely", "devoid of"),
-        *("negative for", "free of", "free from", "clear of", "absence of", "lack of", "rule out", "ruled out for"),
+        *("negative for", "free of", "free from", "clear of", "absence of", "lack of", "ruled out for", "w/o"),
         *("resolved", "resolution of", "removal of", "clearing of", "expanded and clear", "exclude"),
     ),
     "denied after": (
@@ -33,14 +33,16 @@ CUES: dict[str, tuple[str, ...]] = {
     ),
     "doubted before": (
         *("may", "maybe", "might", "could", "possible", "possibly", "probable", "potential", "potentially", "perhaps"),
+        *("likely", "rule out", "r/o", "evaluate for"),
         *("suspect", "suspected", "suspicious for", "suspicion for", "suspicion of", "equivocal", "uncertain"),
         *("question", "questionable", "question of", "concern for", "concern of", "concerning for"),
         *("worrisome for", "raises concern", "correlate for", "correlate clinically for"),
         *("cannot exclude", "cannot rule out", "not exclude"),
     ),
-    "affirmed before": ("may be compatible with",),  # the original reads the last words only
+    "no doubt": ("may be compatible with",),  # the original reads the last words only
+    "doubted anywhere": ("?",),
     "doubted after": (
-        *("?", "is suspected", "are suspected", "is possible", "are possible", "is questioned", "is questionable"),
+        *("is suspected", "are suspected", "is possible", "are possible", "is questioned", "is questionable"),
         *("is not excluded", "not excluded", "cannot be excluded", "not be excluded", "cannot be ruled out"),
         *("not entirely excluded", "difficult to exclude", "difficult to entirely exclude"),
     ),
@@ -62,7 +64,8 @@ CUES: dict[str, tuple[str, ...]] = {
     ),
     "stable": ("stable", "unchanged"),
 }
-"""Words around a mention that say what is said of it. Where cues overlap, the longest counts."""
+"""Words around a mention that say what is said of it. Where cues overlap, the longest counts:
+the kinds *no denial* and *no doubt* are there to hide shorter ones."""
 
 _CLAUSE_ENDS = frozenset(("but", "however", "although", ";"))
 
@@ -85,8 +88,8 @@ class Judgement(NamedTuple):
 def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: Sequence[str]) -> Judgement:
     """Decide what a sentence says of one mention.
 
-    The order is that of the CheXpert labeler (Irvin et al. 2019, Sec. "Mention classification"):
-    doubt, denial, then what is said of a size or shape; what nothing speaks against is affirmed.
+    As in the CheXpert labeler (Irvin et al. 2019), a doubted denial ("cannot be excluded") comes before
+    a denial, a denial before a doubt, and what nothing speaks against is affirmed.
 
     Args:
         mention: the mention to judge.
@@ -116,8 +119,9 @@ def _in_clause(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> lis
 def _doubt_or_denial(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
     before = {cue.label: cue for cue in cues if cue.end <= mention.start}  # the nearest of each kind
     after = {cue.label: cue for cue in reversed(cues) if cue.start >= mention.end}
-    if "doubted after" in after:
-        return _by(UNCERTAIN, after["doubted after"], words)
+    doubts = before.get("doubted anywhere"), after.get("doubted anywhere"), after.get("doubted after")
+    if doubt := next((cue for cue in doubts if cue), None):
+        return _by(UNCERTAIN, doubt, words)
     if "denied before" in before:
         return _by(NEGATIVE, before["denied before"], words)
     if "doubted before" in before:

@@ -7,7 +7,7 @@ _REWRITES = (
     # De-identification: MIMIC's and others' blanks become Open-I's XXXX, one word that no phrase holds.
     (re.compile(r"_{2,}|\[\*\*.*?\*\*\]"), " XXXX "),
     (re.compile(r"\band/or\b", re.IGNORECASE), "or"),
-    (re.compile(r"(?<=[A-Za-z])\s*/\s*(?=[A-Za-z])"), " or "),
+    (re.compile(r"(?<=[A-Za-z]{2})\s*/\s*(?=[A-Za-z]{2})"), " or "),  # not s/p, w/o, r/o
     (re.compile(r"(?<=\w)-(?=\w)"), " "),
     (re.compile(r"\.{2,}"), "."),
 )
