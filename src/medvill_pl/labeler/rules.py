@@ -12,13 +12,8 @@ CUES: dict[str, tuple[str, ...]] = {
         *("no change", "no changes", "no significant change", "no interval change", "no significant interval change"),
         *("no substantial change", "no appreciable change", "no increase", "no decrease", "no improvement"),
         *("without change", "without significant change", "without interval change"),
-        *(
-            "without significant interval change",
-            "not changed",
-            "not significantly changed",
-            "not only",
-            "not well seen",
-        ),
+        *("without significant interval change", "not changed", "not significantly changed"),
+        *("not only", "not well seen"),
     ),
     "denied before": (
         *("no", "not", "without", "never", "nor", "neither", "denies", "rather than", "unlikely", "devoid of"),
@@ -54,8 +49,9 @@ CUES: dict[str, tuple[str, ...]] = {
     "borderline size": (
         *("borderline heart size", "borderline cardiac size", "size borderline", "size is borderline"),
     ),
+    "enlarged": ("enlarged", "enlargement", "widened", "widening", "prominent", "prominence"),
     "normal": (
-        *("normal", "unremarkable", "within normal limits", "normal limits", "clear"),
+        *("normal", "unremarkable", "within normal limits", "normal limits"),
         *("not enlarged", "not significantly enlarged", "not grossly enlarged", "not markedly enlarged"),
         *("stable normal", "stable and normal", "stable and unremarkable"),
         *("at the upper limits of normal", "at upper limits of normal", "at upper limits normal"),
@@ -99,7 +95,8 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
     """
     cues = _in_clause(mention, cues, words)
     judgement = _doubt_or_denial(mention, cues, words)
-    if judgement is None and words[mention.end - 1] in SIZE_OR_SHAPE:
+    names_size = words[mention.end - 1] in SIZE_OR_SHAPE and words[mention.start] not in CUES["enlarged"]
+    if judgement is None and names_size:
         judgement = _size_or_shape(mention, cues, words)
     if judgement is None:
         judgement = _choice(mention, mentions, cues, words)
@@ -132,13 +129,21 @@ def _doubt_or_denial(mention: Span, cues: Sequence[Span], words: Sequence[str]) 
 
 
 def _size_or_shape(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
-    """An organ's size or shape is borderline, normal or stable: of the last two, the first word counts."""
+    """An organ's size or shape is borderline, enlarged, normal or stable.
+
+    An enlargement said of it counts before what is said elsewhere; of the rest the first word counts.
+    """
     for cue in cues:
         if mention.label == "Cardiomegaly" and cue.label == "borderline":
             return _by(POSITIVE, cue, words)
         if mention.label == "Cardiomegaly" and cue.label == "borderline size":
             return _by(UNCERTAIN, cue, words)
+    after = [cue for cue in cues if cue.start >= mention.end and cue.label in ("enlarged", "normal")]
+    if after and after[0].label == "enlarged" and "," not in words[mention.end : after[0].start]:
+        return _by(POSITIVE, after[0], words)
     for cue in cues:
+        if cue.label == "enlarged" and cue.end <= mention.start <= cue.end + 2:
+            return _by(POSITIVE, cue, words)
         if cue.label == "normal":
             return _by(NEGATIVE, cue, words)
         if cue.label == "stable" and _is_of(cue, mention, words):
