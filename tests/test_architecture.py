@@ -21,6 +21,7 @@ ALLOWED = {
     "language": {"weights"},
     "backbone": {"vision", "language", "weights"},
     "data": {"language"},
+    "labeler": set(),
     "synthetic": {"data", "language"},
     "evaluation": set(),
     "results": {"evaluation"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "page": set(),
     "jobs": {"callbacks", "checkpoints", "results"},
     "demo": {"backbone", "jobs", "page", "synthetic", "tasks", "vision"},
-    "cli": {"data", "demo", "jobs", "language"},
+    "cli": {"data", "demo", "jobs", "labeler", "language"},
 }
 EVERYWHERE = {"batch", "masks", "files"}
 

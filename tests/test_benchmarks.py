@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from medvill_pl import FINDINGS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,3 +29,26 @@ def test_startup_prints_both_figures() -> None:
     assert done.returncode == 0, done.stderr
     assert "import medvill_pl" in done.stdout
     assert "medvill --help" in done.stdout
+
+
+@pytest.mark.slow
+def test_labeler_is_compared_with_given_labels(tmp_path: Path) -> None:
+    reports, labels, out = tmp_path / "reports", tmp_path / "labels.csv", tmp_path / "figures.json"
+    reports.mkdir()
+    texts = {"R1": ("Small effusion.", "No pneumothorax."), "R2": ("Clear lungs.", "Normal heart size.")}
+    for uid, (impression, findings) in texts.items():
+        parts = f'<AbstractText Label="FINDINGS">{findings}</AbstractText><AbstractText Label="IMPRESSION">{impression}'
+        (reports / f"{uid}.xml").write_text(f'<eCitation><uId id="{uid}"/>{parts}</AbstractText></eCitation>')
+    cells = {"R1": {"Pneumothorax": "0", "Pleural Effusion": "1"}, "R2": {"No Finding": "1", "Cardiomegaly": "1"}}
+    lines = [",".join(["uid", *FINDINGS])]
+    lines += [",".join([uid, *(row.get(finding, "") for finding in FINDINGS)]) for uid, row in cells.items()]
+    labels.write_text("\n".join(lines) + "\n")
+    command = [sys.executable, str(ROOT / "benchmarks/labeler.py"), str(reports), str(labels), "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rule-based" in done.stdout
+    figures = json.loads(out.read_text())
+    assert figures["reports"] == 2
+    # One of 28 cells differs: heart size is said to be normal.
+    assert figures["as the original"]["agreement"] == pytest.approx(27 / 28)
+    assert figures["as the original"]["positive micro F1"] == pytest.approx(0.8)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
     from medvill_pl.data.module import BaseDataModule
     from medvill_pl.data.pairs import PairsDataModule
+    from medvill_pl.labeler.base import Labeler
+    from medvill_pl.labeler.chexpert import CheXpertLabeler
     from medvill_pl.language import ReportTokenizer
     from medvill_pl.masks import MaskStrategy, attention_mask
     from medvill_pl.results import ResultTable
@@ -35,11 +37,13 @@ _HOME = {
     "BaseDataModule": "data.module",
     "BaseTask": "tasks.base",
     "Batch": "batch",
+    "CheXpertLabeler": "labeler.chexpert",
     "ClassificationTask": "tasks.classification",
     "ExampleTable": "callbacks",
     "FINDINGS": "batch",
     "FolderDataModule": "data.folder",
     "GenerationTask": "tasks.generation",
+    "Labeler": "labeler.base",
     "MIMICCXRDataModule": "data.mimic_cxr",
     "MaskStrategy": "masks",
     "MedViLL": "backbone",
@@ -64,10 +68,12 @@ __all__ = [
     "BaseDataModule",
     "BaseTask",
     "Batch",
+    "CheXpertLabeler",
     "ClassificationTask",
     "ExampleTable",
     "FolderDataModule",
     "GenerationTask",
+    "Labeler",
     "MIMICCXRDataModule",
     "MaskStrategy",
     "MedViLL",

@@ -44,6 +44,34 @@ def _tokenizer(verb: str, options: list[str]) -> None:
     print(f"{tokenizer.vocab_size:,} tokens from {len(reports):,} reports are in {chosen.output}")
 
 
+def _label(verb: str, options: list[str]) -> None:
+    parser = _Parser(f"medvill {verb}", description="Label reports with the 14 CheXpert observations.")
+    parser.add_argument("table", type=Path, help="a .csv, .jsonl or .parquet with a report a row")
+    parser.add_argument("--column", default="report", help="column with the text (default: report)")
+    parser.add_argument("--output", type=Path, required=True, help="table to write: all columns and 14 more, as .csv")
+    parser.add_argument("--explain", action="store_true", help="add a column with the evidence behind each label")
+    parser.add_argument(
+        "--labeler",
+        default="medvill_pl.CheXpertLabeler",
+        metavar="CLASS_PATH",
+        help="class of the labeler (default: medvill_pl.CheXpertLabeler, which is rule-based)",
+    )
+    chosen = parser.parse_args(options)
+
+    from medvill_pl.data.pairs import read_reports, read_table
+    from medvill_pl.labeler.base import load_labeler
+    from medvill_pl.labeler.table import label_table
+
+    if chosen.output.exists():
+        raise FileExistsError(f"{chosen.output} is there already: move it away or choose another file")
+    labeler = load_labeler(chosen.labeler)
+    texts = read_reports(chosen.table, chosen.column)
+    label_table(read_table(chosen.table), texts, labeler, chosen.output, chosen.explain)
+    print(f"{chosen.output} has the labels of {len(texts):,} reports by the {labeler.name}")
+    if num_empty := texts.count(""):
+        print(f"{num_empty:,} of the texts are empty")
+
+
 def _demo(verb: str, options: list[str]) -> None:
     parser = _Parser(f"medvill {verb}", description="Pre-train a small backbone on the embedded corpus and show it.")
     parser.add_argument(
@@ -68,6 +96,7 @@ _VERBS = {
     "test": _Verb(_job, "score a checkpoint on the test split"),
     "predict": _Verb(_job, "write a table of predictions for the test split"),
     "tokenizer": _Verb(_tokenizer, "train a WordPiece vocabulary on the reports of a corpus"),
+    "label": _Verb(_label, "label reports with the 14 CheXpert observations"),
     "demo": _Verb(_demo, "pre-train a small backbone on the embedded corpus and show it on a page"),
 }
 _HELP = f"""usage: medvill VERB [OPTIONS]

@@ -1,0 +1,1 @@
+"""Report text to the 14 CheXpert observations."""
