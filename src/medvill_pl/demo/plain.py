@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from medvill_pl.labeler import CheXpertLabeler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import resnet18
 from tqdm import tqdm
 
-from medvill_pl.batch import FINDINGS
+from medvill_pl.batch import FINDINGS, derive_seed
+from medvill_pl.data.batches import Examples
 from medvill_pl.demo.training import IS_BF16_FASTER, step_on_labels, training_films
 from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.retrieval import DIRECTIONS, draw_trials, label_sets, rank_candidates, retrieval_scores
+from medvill_pl.labeler import CheXpertLabeler
 from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticQuestions
 
 
@@ -65,14 +66,14 @@ class PlainModel:
         rows = [{**row, "probability": p} for row, p in zip(results.rows, probability.tolist(), strict=True)]
         return classification_scores(rows, {**results.context, "threshold": None})
 
-    def retrieval(self, ids: Sequence[str], labels: NDArray[np.float32], probability: Tensor) -> dict[str, float]:
+    def retrieval(self, pool: Examples, probability: Tensor) -> dict[str, float]:
         """Metrics of trials that rank by how likely the report's findings are on the film."""
-        order = np.argsort(np.array(ids))
-        labels, likely = labels[order], probability.numpy()[order]
+        order = np.argsort(np.array(pool.ids))
+        labels, likely = pool.labels[order], probability.numpy()[order]
         sets, scores = label_sets(labels), log_likelihood(likely, labels == 1)
         rows: list[dict[str, Any]] = []
         for direction in DIRECTIONS:
-            trials = draw_trials(len(sets), min(100, len(sets)), 0)
+            trials = draw_trials(len(sets), min(100, len(sets)), derive_seed(0, direction))
             for query, chosen in enumerate(trials):
                 of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
                 ranking = rank_candidates(of_query, sets[chosen] == sets[query])
@@ -101,8 +102,7 @@ class PlainModel:
         weight = torch.zeros(len(wordings), len(FINDINGS) + 1, len(answers), requires_grad=True)
 
         def encode(asked: SyntheticQuestions) -> tuple[Tensor, Tensor]:
-            films = torch.stack([asked.films.image(index) for index in range(len(asked.films.ids))])
-            probability = self.probabilities(films)[asked.film_of]
+            probability = self.probabilities(asked.films.films())[asked.film_of]
             known = torch.tensor([wordings.get(question, 0) for question in asked.questions])
             return known, nn.functional.pad(probability, (0, 1), value=1.0)
 

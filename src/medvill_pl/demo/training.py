@@ -43,6 +43,7 @@ class Budget(NamedTuple):
     Attributes:
         num_train: pairs to train on.
         num_test: pairs of the validation and of the test split.
+        num_retrieved: pairs of the test split that are searched.
         trunk_steps: optimizer steps of the CNN alone, with 64 films each.
         pretraining: epochs of pre-training.
         classification: epochs of fine-tuning for this task, as the next three.
@@ -51,14 +52,15 @@ class Budget(NamedTuple):
         generation: likewise.
     """
 
-    num_train: int = 4000
+    num_train: int = 5000
     num_test: int = 400
+    num_retrieved: int = 200
     trunk_steps: int = 600
-    pretraining: int = 8
-    classification: int = 3
+    pretraining: int = 6
+    classification: int = 4
     retrieval: int = 4
-    vqa: int = 3
-    generation: int = 6
+    vqa: int = 2
+    generation: int = 4
 
 
 def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
@@ -85,11 +87,10 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
 
 
 def training_films(data: SyntheticDataModule) -> tuple[Tensor, Tensor]:
-    """All training films, uint8, shape ``(N, 1, H, W)``, and where a finding is positive, float32, shape ``(N, 14)``."""
+    """All training films, uint8, shape ``(N, 1, H, W)``, and their positive findings, float32, shape ``(N, 14)``."""
     examples = data.datasets["train"].examples
     labels = torch.from_numpy((examples.labels == 1).astype(np.float32))
-    films = [examples.image(index) for index in tqdm(range(len(labels)), "drawing films")]
-    return torch.stack(films), labels
+    return torch.stack([examples.image(index) for index in tqdm(range(len(labels)), "drawing films")]), labels
 
 
 def step_on_labels(logits_of: Any, films: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:

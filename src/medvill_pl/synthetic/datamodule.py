@@ -1,5 +1,6 @@
 """The data module of the embedded corpus."""
 
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -55,6 +56,10 @@ class SyntheticExamples:
             self._films[index, 0] = torch.from_numpy(film)
             self._is_rendered[index] = True
         return self._films[index]
+
+    def films(self) -> Tensor:
+        """All films, uint8, shape ``(N, 1, image_size, image_size)``."""
+        return torch.stack([self.image(index) for index in range(len(self.ids))])
 
 
 class SyntheticQuestions:
@@ -143,9 +148,13 @@ class SyntheticDataModule(BaseDataModule):
 
     def examples(self, split: Split) -> SyntheticExamples:
         """The pairs of one split."""
-        return SyntheticExamples(
-            split, self.num_pairs[split], self.image_size, self.corpus_seed, share_memory=self.num_workers > 0
-        )
+        return _examples(split, self.num_pairs[split], self.image_size, self.corpus_seed, self.num_workers > 0)
+
+
+@lru_cache(maxsize=8)
+def _examples(split: Split, num_pairs: int, image_size: int, seed: int, share_memory: bool) -> SyntheticExamples:
+    """The films of a split, drawn once for all data modules of a process."""
+    return SyntheticExamples(split, num_pairs, image_size, seed, share_memory)
 
 
 class SyntheticVQADataModule(BaseDataModule):

@@ -405,7 +405,15 @@ class Report:
 
 def write_report(study: Study) -> Report:
     """Write the report of a study; the same study always gets the same report."""
-    draw = Draw(f"report/{study.id}")
+    return _write(study, Draw(f"report/{study.id}"))
+
+
+def rewrite_report(study: Study) -> Report:
+    """Write another report of the same study, as a second reader would: equal findings, other choices."""
+    return _write(study, Draw(f"second report/{study.id}"))
+
+
+def _write(study: Study, draw: Draw) -> Report:
     log_probability = 0.0
 
     def choose(probabilities: Sequence[float]) -> int:
