@@ -71,6 +71,7 @@ WRITTEN = [
     ("No effusion, pneumothorax, or focal consolidation.", "Consolidation", 0),
     ("No effusion but a small pneumothorax.", "Pneumothorax", 1),
     ("No effusion but a small pneumothorax.", "Pleural Effusion", 0),
+    ("No effusion, and there is a small pneumothorax.", "Pneumothorax", 1),
     ("No significant change in the left effusion.", "Pleural Effusion", 1),
     ("Clear of focal airspace disease.", "Lung Opacity", 0),
     ("Negative for pneumothorax on the right.", "Pneumothorax", 0),

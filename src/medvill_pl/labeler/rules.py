@@ -63,7 +63,7 @@ CUES: dict[str, tuple[str, ...]] = {
 """Words around a mention that say what is said of it. Where cues overlap, the longest counts:
 the kinds *no denial* and *no doubt* are there to hide shorter ones."""
 
-_CLAUSE_ENDS = frozenset(("but", "however", "although", ";"))
+_CLAUSE_ENDS = frozenset(("but", "however", "although", "there", ";"))
 
 
 class Span(NamedTuple):
@@ -106,7 +106,7 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
 
 
 def _in_clause(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> list[Span]:
-    """Cues that no *but* or *however* parts from the mention."""
+    """Cues that no *but*, *however* or *there is* parts from the mention."""
     ends = [place for place, word in enumerate(words) if word in _CLAUSE_ENDS]
     first = max((place for place in ends if place < mention.start), default=-1)
     last = min((place for place in ends if place >= mention.end), default=len(words))
