@@ -80,6 +80,7 @@ WRITTEN = [
     ("Atelectasis or scarring at the left base.", "Atelectasis", -1),
     ("Atelectasis or scarring at the left base.", "Lung Opacity", -1),
     ("Basal atelectasis/infiltrate.", "Atelectasis", -1),
+    ("Venous catheter or drain on the left.", "Support Devices", 1),
     ("Right or left lower lobe opacity.", "Lung Opacity", 1),
     ("Status s/p fall, r/o ptx today.", "Pneumothorax", -1),
     ("Likely atelectasis.", "Atelectasis", -1),

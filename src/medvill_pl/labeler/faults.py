@@ -74,6 +74,8 @@ FAULTS = (
     Fault("Lung Lesion", POSITIVE, r"^no suspicious appearing lung nodules \."),
     Fault("Fracture", POSITIVE, r"^no (visible|visualized rib) fractures"),
     Fault("Fracture", POSITIVE, r"^no (acute , )?displaced rib fractures \.", "not last"),
+    Fault("Fracture", POSITIVE, r"^no (gross )?evidence (of displaced|for) rib fractures? \."),
+    Fault("Support Devices", POSITIVE, r"catheter has been removed"),
     # What is not suggested.
     Fault("Pneumonia", POSITIVE, r"^there is no focal air space opacity to suggest a pneumonia \.$", "last"),
     Fault("Pneumonia", POSITIVE, r"^no focal airspace consolidation to suggest pneumonia"),

@@ -158,10 +158,15 @@ def _is_of(cue: Span, mention: Span, words: Sequence[str]) -> bool:
 
 
 def _choice(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
-    """*Atelectasis or scarring*: both are uncertain."""
+    """*Atelectasis or scarring*: both are uncertain. *Catheter or drain*: a device for certain."""
+    others = [other for other in mentions if other.label != mention.label]
+    same = [other for other in mentions if other.label == mention.label]
     for cue in cues:
-        follows = cue.end <= mention.start <= cue.end + 3 and any(other.end == cue.start for other in mentions)
-        if cue.label == "choice" and (cue.start == mention.end or follows):
+        if cue.label != "choice":
+            continue
+        precedes = cue.start == mention.end and not any(cue.end <= twin.start <= cue.end + 3 for twin in same)
+        follows = cue.end <= mention.start <= cue.end + 3 and any(other.end == cue.start for other in others)
+        if precedes or follows:
             return _by(UNCERTAIN, cue, words)
     return None
 
