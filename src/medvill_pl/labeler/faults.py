@@ -1,7 +1,7 @@
 """Where the original labeler goes wrong, time and again: imitated to agree with it, and easily switched off.
 
 The original parses sentences, and its parser fails on some turns of phrase, most often in the last
-sentence of a report. Each entry was seen in several reports.
+sentence of a report. Each pattern was seen in several reports, a few of them in one each of two findings.
 """
 
 import re
