@@ -69,7 +69,7 @@ def _label(verb: str, options: list[str]) -> None:
     label_table(read_table(chosen.table), texts, labeler, chosen.output, chosen.explain)
     print(f"{chosen.output} has the labels of {len(texts):,} reports by the {labeler.name}")
     if num_empty := texts.count(""):
-        print(f"{num_empty:,} of the texts are empty")
+        print(f"empty texts: {num_empty:,}")
 
 
 def _demo(verb: str, options: list[str]) -> None:

@@ -44,7 +44,7 @@ def test_columns_are_kept_and_labels_added(table: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert told.splitlines()[-2:] == [
         "out.csv has the labels of 2 reports by the rule-based CheXpert labeler",
-        "1 of the texts are empty",
+        "empty texts: 1",
     ]
     first, second = rows_of("out.csv")
     assert list(first) == ["study", "text", *FINDINGS]

@@ -1,7 +1,7 @@
 """Where the original labeler goes wrong, time and again: imitated to agree with it, and easily switched off.
 
 The original parses sentences, and its parser fails on some turns of phrase, most often in the last
-sentence of a report. Each entry was seen in several reports.
+sentence of a report. Each pattern was seen in several reports, a few of them in one each of two findings.
 """
 
 import re
@@ -74,6 +74,8 @@ FAULTS = (
     Fault("Lung Lesion", POSITIVE, r"^no suspicious appearing lung nodules \."),
     Fault("Fracture", POSITIVE, r"^no (visible|visualized rib) fractures"),
     Fault("Fracture", POSITIVE, r"^no (acute , )?displaced rib fractures \.", "not last"),
+    Fault("Fracture", POSITIVE, r"^no (gross )?evidence (of displaced|for) rib fractures? \."),
+    Fault("Support Devices", POSITIVE, r"catheter has been removed"),
     # What is not suggested.
     Fault("Pneumonia", POSITIVE, r"^there is no focal air space opacity to suggest a pneumonia \.$", "last"),
     Fault("Pneumonia", POSITIVE, r"^no focal airspace consolidation to suggest pneumonia"),

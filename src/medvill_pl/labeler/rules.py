@@ -63,7 +63,7 @@ CUES: dict[str, tuple[str, ...]] = {
 """Words around a mention that say what is said of it. Where cues overlap, the longest counts:
 the kinds *no denial* and *no doubt* are there to hide shorter ones."""
 
-_CLAUSE_ENDS = frozenset(("but", "however", "although", ";"))
+_CLAUSE_ENDS = frozenset(("but", "however", "although", "there", ";"))
 
 
 class Span(NamedTuple):
@@ -106,7 +106,7 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
 
 
 def _in_clause(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> list[Span]:
-    """Cues that no *but* or *however* parts from the mention."""
+    """Cues that no *but*, *however* or *there is* parts from the mention."""
     ends = [place for place, word in enumerate(words) if word in _CLAUSE_ENDS]
     first = max((place for place in ends if place < mention.start), default=-1)
     last = min((place for place in ends if place >= mention.end), default=len(words))
@@ -158,10 +158,15 @@ def _is_of(cue: Span, mention: Span, words: Sequence[str]) -> bool:
 
 
 def _choice(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: Sequence[str]) -> Judgement | None:
-    """*Atelectasis or scarring*: both are uncertain."""
+    """*Atelectasis or scarring*: both are uncertain. *Catheter or drain*: a device for certain."""
+    others = [other for other in mentions if other.label != mention.label]
+    same = [other for other in mentions if other.label == mention.label]
     for cue in cues:
-        follows = cue.end <= mention.start <= cue.end + 3 and any(other.end == cue.start for other in mentions)
-        if cue.label == "choice" and (cue.start == mention.end or follows):
+        if cue.label != "choice":
+            continue
+        precedes = cue.start == mention.end and not any(cue.end <= twin.start <= cue.end + 3 for twin in same)
+        follows = cue.end <= mention.start <= cue.end + 3 and any(other.end == cue.start for other in others)
+        if precedes or follows:
             return _by(UNCERTAIN, cue, words)
     return None
 
