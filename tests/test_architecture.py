@@ -31,7 +31,7 @@ ALLOWED = {
     "callbacks": {"backbone", "page", "results", "tasks"},
     "page": set(),
     "jobs": {"callbacks", "checkpoints", "results"},
-    "demo": {"backbone", "jobs", "page", "synthetic", "tasks", "vision"},
+    "demo": {"backbone", "data", "evaluation", "jobs", "labeler", "page", "results", "synthetic", "tasks", "vision"},
     "cli": {"data", "demo", "jobs", "labeler", "language"},
 }
 EVERYWHERE = {"batch", "masks", "files"}

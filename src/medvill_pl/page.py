@@ -78,8 +78,8 @@ def card(*parts: str) -> str:
 def hits(pictures: Sequence[tuple[Any, str, bool]]) -> str:
     """Small pictures in a row: pixels, a caption, and whether each is right (its frame is green) or wrong (red)."""
     parts = [
-        f'<figure class="hit {"good" if is_right else "bad"}">{picture(pixels)}<figcaption>{escape(caption)}</figcaption>'
-        "</figure>"
+        f'<figure class="hit {"good" if is_right else "bad"}">{picture(pixels)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
         for pixels, caption, is_right in pictures
     ]
     return f'<div class="hits">{"".join(parts)}</div>'

@@ -1,4 +1,4 @@
-"""The demo: pre-training and the four tasks on the embedded corpus, in minutes, and a page that shows what was learnt."""
+"""The demo: pre-training and the four tasks on the embedded corpus, in minutes, and a page of what was learnt."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ from medvill_pl.demo.training import (
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
 from medvill_pl.jobs import quieten
-from medvill_pl.labeler import CheXpertLabeler
+from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.synthetic.datamodule import (
     SyntheticDataModule,
@@ -208,7 +208,7 @@ def evaluate(task: PretrainingTask, data: SyntheticDataModule) -> Pretrained:
         batch = task.hide_words(plain)
         target = batch["mlm_targets"]
         logits, irm_logits = task.score(batch, STRATEGY)
-        other_logits, _ = task.score(Batch(**{**batch, "image": batch["image"].roll(1, 0)}), STRATEGY)  # type: ignore[typeddict-item]
+        other_logits, _ = task.score(Batch(**{**batch, "image": batch["image"].roll(1, 0)}), STRATEGY)
         sums["own"] += nn.functional.cross_entropy(logits, target, reduction="sum").item()
         sums["other"] += nn.functional.cross_entropy(other_logits, target, reduction="sum").item()
         sums["unigram"] -= unigram[target].sum().item()
@@ -259,7 +259,7 @@ def compare_plain(data: dict[str, Any], results: dict[str, Results], seconds: fl
 
 
 def best_possible(data: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What a model would reach that sees every film perfectly: the findings themselves, and the grammar's own writer."""
+    """What a writer would reach who sees every film perfectly and knows the grammar."""
     test: SyntheticExamples = data["generation"].datasets["test"].examples
     written = [write_report(study) for study in test.studies]
     num_tokens = int(data["generation"].datasets["test"].lengths.sum())

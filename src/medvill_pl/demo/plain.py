@@ -19,7 +19,7 @@ from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.retrieval import DIRECTIONS, draw_trials, label_sets, rank_candidates, retrieval_scores
-from medvill_pl.labeler import CheXpertLabeler
+from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticQuestions
 
 
@@ -53,7 +53,7 @@ class PlainModel:
     def probabilities(self, films: Tensor) -> Tensor:
         """How likely each finding is on films, uint8, shape ``(N, 1, H, W)``; float32, shape ``(N, 14)``."""
         parts = []
-        for part in films.split(64):
+        for part in torch.split(films, 64):
             with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
                 logits = self._logits(part.contiguous(memory_format=torch.channels_last))
             parts.append(logits.float().sigmoid())
@@ -114,7 +114,7 @@ class PlainModel:
         target = torch.tensor([answers.index(answer) for answer in train.answers])
         for _ in range(steps):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(score(asked, seen), target).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(score(asked, seen), target).backward()
             optimizer.step()
         return [answers[index] for index in score(*encode(test)).argmax(1).tolist()]
 

@@ -33,12 +33,12 @@ def write_report_page(path: Path, story: Story) -> None:
     parts = [
         page.paragraph(
             "A small MedViLL, pre-trained on the embedded corpus (phantom chest films and their reports) under the "
-            f"{STRATEGY} attention mask, then fine-tuned for four tasks. All figures are on {story.budget.num_test} pairs "
-            "of patients that training never saw. For research, not a medical device."
+            f"{STRATEGY} attention mask, then fine-tuned for four tasks. All figures are on {story.budget.num_test} "
+            "pairs of patients that training never saw. For research, not a medical device."
         ),
         page.paragraph(
-            "The plain ResNet-18 learnt the findings of the same films from nothing, for as many seconds as the CNN and "
-            "the classifier here took together; its findings then rank, answer and choose a training report. At best "
+            "The plain ResNet-18 learnt the findings of the same films from nothing, for as many seconds as the CNN "
+            "and the classifier here took together; its findings then rank, answer and choose a training report. At best "
             "stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
@@ -79,12 +79,12 @@ def _how(story: Story) -> str:
     budget = story.budget
     return (
         f"{budget.num_train:,} pairs. First the CNN alone learnt to predict findings from the training films "
-        f"({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper starts from; it was then kept "
-        f"as it was. {budget.pretraining} epochs of MLM and IRM trained a transformer of 2 layers, 96 wide, on top of it. "
-        f"Each task went on from there with a copy: {budget.classification} epochs of classification, "
-        f"{budget.retrieval} of retrieval, {budget.vqa} of question answering, {budget.generation} of report generation, "
-        "which predicts every word from those before it instead of a hidden few. A test's results lie beside this page, "
-        "example by example, as Parquet."
+        f"({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper starts from; it was then "
+        f"kept as it was. {budget.pretraining} epochs of MLM and IRM trained a transformer of 2 layers, 96 wide, on top "
+        f"of it. Each task went on from there with a copy: {budget.classification} epochs of classification, "
+        f"{budget.retrieval} of retrieval, {budget.vqa} of question answering and {budget.generation} of report "
+        "generation, which predicts every word from those before it instead of a hidden few. The results of each test "
+        "lie beside this page, example by example, as Parquet."
     )
 
 
@@ -106,8 +106,8 @@ def _pretraining(story: Story) -> list[str]:
         page.paragraph(
             "Films of the test split with their reports. Some words were hidden: green ones were found; where the "
             "model was wrong, its guess is struck out before the true word. Point at a word to see the likeliest five. "
-            "Beside it, the hidden word that looks at the film most, and where (mean over the heads of the last layer). "
-            "Attention shows where information was taken from; it is no proof of why a word was chosen."
+            "Beside it, where the hidden word looks that looks at the film most (mean over the heads of the last "
+            "layer). Attention shows where information was taken from; it is no proof of why a word was chosen."
         ),
         *(_masked_card(task, each) for each in shown),
     ]
@@ -314,7 +314,8 @@ def _searches(task: RetrievalTask, examples: Any, queries: Sequence[int] = (3, 1
     parts = []
     for query in queries:
         own = page.picture(films[query, 0].numpy())
-        told = f"<div><p>{escape(examples.reports[query])}</p>{page.paragraph(_named(examples, query), is_note=True)}</div>"
+        note = page.paragraph(_named(examples, query), is_note=True)
+        told = f"<div><p>{escape(examples.reports[query])}</p>{note}</div>"
         by_film = task(tokens[query].expand_as(tokens), ids, mask)
         by_text = task(tokens, ids[query].expand_as(ids), mask[query].expand_as(mask))
         found = [
@@ -379,31 +380,13 @@ def _generation(story: Story) -> list[str]:
         story.plain["generation"],
         story.best["generation"],
     )
+    unigram = story.pretrained.unigram_perplexity
     rows: list[tuple[object, ...]] = [
-        (
-            "perplexity",
-            scores["perplexity"],
-            "-",
-            story.pretrained.unigram_perplexity,
-            "word frequencies",
-            best["perplexity"],
-        )
+        ("perplexity", scores["perplexity"], "-", unigram, "word frequencies", best["perplexity"])
     ]
-    for metric, name in (
-        ("clinical_f1", "clinical F1"),
-        ("clinical_f1_five", "clinical F1, five findings"),
-        ("bleu_4", "BLEU-4"),
-    ):
-        rows.append(
-            (
-                name,
-                scores[metric],
-                plain[metric],
-                scores[f"constant_{metric}"],
-                "the best constant report",
-                best[metric],
-            )
-        )
+    for metric, name in _OF_REPORTS.items():
+        constant = scores[f"constant_{metric}"]
+        rows.append((name, scores[metric], plain[metric], constant, "the best constant report", best[metric]))
     batch = cut_batch(_middle_batch(story.data["generation"]), 4)
     task.return_attention = True
     parts = [
@@ -421,13 +404,17 @@ def _generation(story: Story) -> list[str]:
     return parts
 
 
+_OF_REPORTS = {"clinical_f1": "clinical F1", "clinical_f1_five": "clinical F1, five findings", "bleu_4": "BLEU-4"}
+
+
 def _report_card(row: dict[str, Any], film: NDArray[np.uint8]) -> str:
-    told = f"<div><p><b>Reference.</b> {escape(row['reference'])}</p><p><b>Written.</b> {escape(row['prediction'])}</p></div>"
+    texts = (("Reference", row["reference"]), ("Written", row["prediction"]))
+    told = "".join(f"<p><b>{name}.</b> {escape(text)}</p>" for name, text in texts)
     if not row["attention"]:
-        return page.card(page.picture(film), told)
+        return page.card(page.picture(film), f"<div>{told}</div>")
     maps = torch.tensor(row["attention"])
     best = int(maps.sum(1).argmax())
     side = round(maps.shape[1] ** 0.5)
     note = page.paragraph(f"{row['words'][best]}: {maps[best].sum():.0%} of its attention is on the film", is_note=True)
     picture = page.picture(overlay(film, maps[best].view(side, side)))
-    return page.card(page.picture(film), picture, told + note)
+    return page.card(page.picture(film), picture, f"<div>{told}{note}</div>")

@@ -1,14 +1,11 @@
 """Report generation: a report for an image, word after word (MedViLL, Sec. IV-C.4)."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medvill_pl.backbone import BackboneConfig
@@ -16,6 +13,7 @@ from medvill_pl.batch import Batch
 from medvill_pl.decoding import DecodingConfig, Generated, generate, log_likelihood, predict_words, word_attention
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
+from medvill_pl.labeler.base import Labeler, load_labeler
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, hide_words, pin_hidden_words
 
@@ -35,7 +33,6 @@ class DecodingOptions(TypedDict, total=False):
 
 
 Objective = Literal["mlm", "every_word"]
-Labeler = Callable[[Sequence[str]], NDArray[np.floating[Any]]]
 
 
 class GenerationTask(BaseTask):
@@ -98,11 +95,7 @@ class GenerationTask(BaseTask):
 
     @cached_property
     def _labeler(self) -> Labeler:
-        module, _, name = self._labeler_path.rpartition(".")
-        try:
-            return cast(Labeler, getattr(import_module(module), name)())
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"labeler: {self._labeler_path!r} is no importable class ({error})") from error
+        return load_labeler(self._labeler_path)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words for training, on the CPU, so that the device never waits to learn how many."""
