@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from medvill_pl.data.folder import FolderDataModule
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
     from medvill_pl.data.module import BaseDataModule
+    from medvill_pl.data.open_i import OpenIDataModule
     from medvill_pl.data.pairs import PairsDataModule
+    from medvill_pl.data.vqa_rad import VQARADDataModule
     from medvill_pl.labeler.base import Labeler
     from medvill_pl.labeler.chexpert import CheXpertLabeler
     from medvill_pl.language import ReportTokenizer
@@ -47,6 +49,7 @@ _HOME = {
     "MIMICCXRDataModule": "data.mimic_cxr",
     "MaskStrategy": "masks",
     "MedViLL": "backbone",
+    "OpenIDataModule": "data.open_i",
     "PairsDataModule": "data.pairs",
     "PretrainingTask": "tasks.pretraining",
     "ReportTokenizer": "language",
@@ -56,6 +59,7 @@ _HOME = {
     "SyntheticDataModule": "synthetic.datamodule",
     "SyntheticVQADataModule": "synthetic.datamodule",
     "Throughput": "callbacks",
+    "VQARADDataModule": "data.vqa_rad",
     "VQATask": "tasks.vqa",
     "attention_mask": "masks",
 }
@@ -77,6 +81,7 @@ __all__ = [
     "MIMICCXRDataModule",
     "MaskStrategy",
     "MedViLL",
+    "OpenIDataModule",
     "PairsDataModule",
     "PretrainingTask",
     "ReportTokenizer",
@@ -86,6 +91,7 @@ __all__ = [
     "SyntheticDataModule",
     "SyntheticVQADataModule",
     "Throughput",
+    "VQARADDataModule",
     "VQATask",
     "__version__",
     "attention_mask",

@@ -302,17 +302,21 @@ def _write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
 class CorpusExamples:
     """The pairs of one split of a corpus on disk, read through ``datasets`` without loading the images.
 
+    In a corpus of questions, each row has its ``questions``, ``answers``, ``answer_types``, ``question_types`` and
+    ``organs``, which are empty in others.
+
     Args:
         folder: the corpus.
         split: ``train``, ``val`` or ``test``.
         image_size: side of the images to give, resized where the corpus has another.
+        organ: keep the rows with this organ only; None keeps all.
 
     Raises:
         FileNotFoundError: if the folder is no corpus.
-        ValueError: if the split is empty.
+        ValueError: if the split is empty, or has no such organ.
     """
 
-    def __init__(self, folder: Path, split: Split, image_size: int) -> None:
+    def __init__(self, folder: Path, split: Split, image_size: int, organ: str | None = None) -> None:
         from datasets import Dataset, disable_progress_bars
         from pyarrow.parquet import read_metadata
 
@@ -325,10 +329,21 @@ class CorpusExamples:
         # `datasets` unpacks the shards into files that it maps into memory: beside them, not into the home folder.
         cache = str(folder / _CACHE) if os.access(folder, os.W_OK) else None
         table = Dataset.from_parquet(paths, cache_dir=cache)
+        if organ is not None:
+            chosen = [row for row, of_row in enumerate(table["organ"]) if of_row == organ]
+            if not chosen:
+                known = ", ".join(sorted(set(table["organ"])))
+                raise ValueError(f"the {split} split of {folder} has no organ {organ!r}: choose of {known}")
+            table = table.select(chosen)
         self._images = table.select_columns(["image"])
         self._image_size = image_size
         self.ids: list[str] = list(table["id"])
         self.reports: list[str] = list(table["report"])
+        self.questions: list[str] = list(table["question"])
+        self.answers: list[str] = list(table["answer"])
+        self.answer_types: list[str] = list(table["answer_type"])
+        self.question_types: list[str] = list(table["question_type"])
+        self.organs: list[str] = list(table["organ"])
         self.labelled: list[str] = info.labelled
         self.labels = _to_array(table["labels"])
 

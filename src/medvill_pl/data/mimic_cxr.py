@@ -1,29 +1,12 @@
 """MIMIC-CXR, prepared."""
 
-from pathlib import Path
-
-from medvill_pl.batch import Split
-from medvill_pl.data.batches import Negatives
-from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
-from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.data.prepared import PreparedDataModule
 
 SOURCE = "mimic-cxr"
 
 
-class MIMICCXRDataModule(BaseDataModule):
-    """MIMIC-CXR, from a prepared corpus folder. Its text and images are credentialed.
-
-    Args:
-        corpus: folder of the prepared corpus.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the square images in pixels.
-        batch_size: pairs of a batch, for each process.
-        negatives: how the non-matching half of the pairs is drawn.
-        max_words: longer reports are cut to so many word pieces.
-        bucket_batches: batches that are pooled and sorted by length in training.
-        num_workers: processes that prepare batches.
-        seed: seed of order, pairing and masking.
+class MIMICCXRDataModule(PreparedDataModule):
+    """MIMIC-CXR, from a prepared corpus folder (see :class:`PreparedDataModule`). Its text and images are credentialed.
 
     Raises:
         FileNotFoundError: if the folder is no corpus.
@@ -32,25 +15,3 @@ class MIMICCXRDataModule(BaseDataModule):
 
     name = SOURCE
     is_credentialed = True
-
-    def __init__(
-        self,
-        corpus: str,
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
-        batch_size: int = 16,
-        negatives: Negatives = "none",
-        max_words: int = MAX_WORDS,
-        bucket_batches: int = 4,
-        num_workers: int = 4,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
-        self.corpus = Path(corpus)
-        source = CorpusInfo.read(self.corpus).source
-        if source != SOURCE:
-            raise ValueError(f"{corpus} was prepared from {source}, not from {SOURCE}")
-
-    def examples(self, split: Split) -> CorpusExamples:
-        """The pairs of one split, from the corpus folder."""
-        return CorpusExamples(self.corpus, split, self.image_size)

@@ -1,0 +1,51 @@
+"""The base of the data modules that read a prepared corpus."""
+
+from pathlib import Path
+
+from medvill_pl.batch import Split
+from medvill_pl.data.batches import Negatives
+from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
+from medvill_pl.data.module import BaseDataModule
+from medvill_pl.language import MAX_WORDS
+
+
+class PreparedDataModule(BaseDataModule):
+    """A dataset, from the corpus folder that its preparation made. A subclass gives it its name.
+
+    Args:
+        corpus: folder of the prepared corpus.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        image_size: side of the square images in pixels.
+        batch_size: pairs of a batch, for each process.
+        negatives: how the non-matching half of the pairs is drawn.
+        max_words: longer texts are cut to so many word pieces.
+        bucket_batches: batches that are pooled and sorted by length in training.
+        num_workers: processes that prepare batches.
+        seed: seed of order, pairing and masking.
+
+    Raises:
+        FileNotFoundError: if the folder is no corpus.
+        ValueError: if it was prepared from another dataset.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        tokenizer: str = "bert-base-uncased",
+        image_size: int = 512,
+        batch_size: int = 16,
+        negatives: Negatives = "none",
+        max_words: int = MAX_WORDS,
+        bucket_batches: int = 4,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        self.corpus = Path(corpus)
+        source = CorpusInfo.read(self.corpus).source
+        if source != self.name:
+            raise ValueError(f"{corpus} was prepared from {source}, not from {self.name}")
+
+    def examples(self, split: Split) -> CorpusExamples:
+        """The rows of one split, from the corpus folder."""
+        return CorpusExamples(self.corpus, split, self.image_size)

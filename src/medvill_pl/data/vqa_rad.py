@@ -1,0 +1,49 @@
+"""VQA-RAD, prepared."""
+
+from medvill_pl.batch import Split
+from medvill_pl.data.corpus import CorpusExamples
+from medvill_pl.data.prepared import PreparedDataModule
+from medvill_pl.language import MAX_WORDS
+
+SOURCE = "vqa-rad"
+
+
+class VQARADDataModule(PreparedDataModule):
+    """The questions of VQA-RAD with their answers, from a prepared corpus folder (see :class:`PreparedDataModule`).
+
+    Args:
+        corpus: folder of the prepared corpus.
+        organ: keep the questions about images of this organ only, such as ``chest``; None keeps all.
+        tokenizer: what :meth:`ReportTokenizer.load` takes.
+        image_size: side of the square images in pixels.
+        batch_size: questions of a batch, for each process.
+        max_words: longer questions are cut to so many word pieces.
+        num_workers: processes that prepare batches.
+        seed: seed of the order.
+
+    Raises:
+        FileNotFoundError: if the folder is no corpus.
+        ValueError: if it was prepared from another dataset, or has no such organ.
+    """
+
+    name = SOURCE
+    is_credentialed = False
+    has_questions = True
+
+    def __init__(
+        self,
+        corpus: str,
+        organ: str | None = None,
+        tokenizer: str = "bert-base-uncased",
+        image_size: int = 512,
+        batch_size: int = 16,
+        max_words: int = MAX_WORDS,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(corpus, tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed)
+        self.organ = organ
+
+    def examples(self, split: Split) -> CorpusExamples:
+        """The questions of one split, from the corpus folder."""
+        return CorpusExamples(self.corpus, split, self.image_size, self.organ)
