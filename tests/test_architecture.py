@@ -28,7 +28,7 @@ ALLOWED = {
     "decoding": {"backbone", "language", "vision"},
     "tasks": {"backbone", "data", "decoding", "evaluation", "labeler", "language", "results"},
     "checkpoints": set(),
-    "callbacks": {"backbone", "page", "results", "tasks"},
+    "callbacks": {"backbone", "data", "decoding", "evaluation", "labeler", "page", "results", "tasks"},
     "page": set(),
     "jobs": {"callbacks", "checkpoints", "results"},
     "demo": {"backbone", "data", "evaluation", "jobs", "labeler", "page", "results", "synthetic", "tasks", "vision"},

@@ -9,17 +9,18 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from medvill_pl.callbacks import PredictionTable
+from medvill_pl.callbacks import PredictionTable, SearchPage
 from medvill_pl.checkpoints import AtomicCheckpointIO
 from medvill_pl.files import write_atomically
 from medvill_pl.results import free_name, run_folder
@@ -173,15 +174,23 @@ class JobCLI(LightningCLI):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         if self.subcommand == "predict":
             callbacks = config.get("callbacks") or []
-            callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-            if not any(isinstance(callback, PredictionTable) for callback in callbacks):
-                kwargs["callbacks"] = [*callbacks, PredictionTable()]
+            kwargs["callbacks"] = _with_writers(callbacks if isinstance(callbacks, list) else [callbacks])
         if self._launch and isinstance(config.get("devices"), int):
             self._launch.check_number(config["devices"] * config["num_nodes"])  # before Lightning says it at length
         trainer = super().instantiate_trainer(**kwargs)
         if self._launch:
             self._launch.check(trainer)
         return trainer
+
+
+def _with_writers(callbacks: list[Callback]) -> list[Callback]:
+    """Add what writes predictions, and beside them the page of a search, where the recipe does not name it itself."""
+    table = next((one for one in callbacks if isinstance(one, PredictionTable)), None)
+    beside = str(Path(table.path).with_name("search.html")) if table and table.path else None
+    writers: list[Callback] = [] if table else [PredictionTable()]
+    if not any(isinstance(one, SearchPage) for one in callbacks):
+        writers.append(SearchPage(beside))
+    return [*callbacks, *writers]
 
 
 _NOISE = (

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,22 @@ figcaption { color: #5a6675; font-size: .9rem; }
 .card > div { flex: 1 1 22rem; } .card img { width: 256px; height: 256px; background: #000; }
 .hits { display: flex; gap: .8rem; flex-wrap: wrap; } .hit { width: 10.5rem; margin: 0; border-top: 5px solid; }
 .hit img { width: 100%; background: #000; } .good { border-color: #4c9f6b; } .bad { border-color: #c8624f; }
+.results { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 1rem;
+  margin: 1rem 0; }
+.result { display: flex; gap: 1rem; background: #fff; border: 1px solid #dde2e8; border-left: 5px solid #aab4c0;
+  border-radius: 6px; padding: .8rem; align-items: flex-start; }
+.result > img { width: 150px; height: 150px; background: #000; flex: none; } .result p { margin: .4rem 0 0; }
+.result.good { border-left-color: #4c9f6b; } .result.bad { border-left-color: #c8624f; }
+.result .text { font-size: .88rem; line-height: 1.4; max-height: 9.8rem; overflow: auto; }
+.tag { display: inline-block; background: #e6eaef; border-radius: 3px; padding: 0 .4em; margin: 0 .3em .2em 0;
+  font-size: .85rem; }
+.tag.right { background: #d3eedb; } .tag.wrong { background: #fbd9d3; }
 .right, .wrong { border-radius: 3px; padding: 0 .25em; white-space: nowrap; }
 .right { background: #d3eedb; } .wrong { background: #fbd9d3; } .wrong s { color: #8a3325; }
 """
+
+
+NO_FINDING = "no positive finding"
 
 
 def paragraph(text: str, is_note: bool = False) -> str:
@@ -83,6 +96,37 @@ def hits(pictures: Sequence[tuple[Any, str, bool]]) -> str:
         for pixels, caption, is_right in pictures
     ]
     return f'<div class="hits">{"".join(parts)}</div>'
+
+
+def tags(names: Sequence[str], expected: Collection[str] | None = None) -> str:
+    """Names of findings, each green where it is expected and red where not; grey without ``expected``."""
+    shown = names or [NO_FINDING]
+    right = expected or [NO_FINDING]
+    kinds = ["" if expected is None else " right" if name in right else " wrong" for name in shown]
+    return "".join(f'<span class="tag{kind}">{escape(name)}</span>' for name, kind in zip(shown, kinds, strict=True))
+
+
+def result(
+    pixels: Any, title: str, text: str, findings: Sequence[str] | None, expected: Collection[str] | None = None
+) -> str:
+    """One result of a search, for :func:`results`: its image beside its title, findings and text.
+
+    Args:
+        pixels: uint8, shape ``(H, W)``.
+        title: such as its rank.
+        text: its report.
+        findings: names of its positive findings; None where they are not known.
+        expected: those of the query; the frame is green where they are the same and red where not. None leaves it grey.
+    """
+    frame = "" if findings is None or expected is None else " good" if set(findings) == set(expected) else " bad"
+    named = "" if findings is None else f"<p>{tags(findings, expected)}</p>"
+    told = f'<div><strong>{escape(title)}</strong>{named}<p class="text">{escape(text)}</p></div>'
+    return f'<div class="result{frame}">{picture(pixels)}{told}</div>'
+
+
+def results(parts: Sequence[str]) -> str:
+    """Results of a search side by side."""
+    return f'<div class="results">{"".join(parts)}</div>'
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:

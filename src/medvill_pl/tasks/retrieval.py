@@ -226,13 +226,15 @@ class RetrievalTask(BaseTask):
     # -- search ----------------------------------------------------------------------------------
 
     def on_predict_start(self) -> None:
-        """Make the query ready."""
+        """Make the query ready; a query image stays as ``query_pixels``, uint8, shape ``(H, W)``."""
         self._query_tokens: Tensor | None = None
+        self.query_pixels: Tensor | None = None
         if self.query_image:
             from medvill_pl.data.images import fit_square, read_grey
 
             pixels = fit_square(read_grey(Path(self.query_image)), self.backbone.hparams["image_size"])
-            self._query_tokens = self.backbone.encode_image(torch.from_numpy(pixels.copy())[None, None].to(self.device))
+            self.query_pixels = torch.from_numpy(pixels.copy()).to(self.device)
+            self._query_tokens = self.backbone.encode_image(self.query_pixels[None, None])
 
     @torch.no_grad()
     def show(self, batch: Batch) -> list[dict[str, object]]:
