@@ -1,4 +1,4 @@
-"""The data module of a prepared MIMIC-CXR."""
+"""The data modules that read a prepared corpus of image-report pairs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvill_pl import MIMICCXRDataModule
+from medvill_pl import MIMICCXRDataModule, OpenIDataModule
 from medvill_pl.batch import FINDINGS
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
-from medvill_pl.data.mimic_cxr import SOURCE
+from medvill_pl.data.prepared import PreparedDataModule
 
 SIZE = 32
-INFO = CorpusInfo(SOURCE, True, SIZE, list(FINDINGS))
+INFO = CorpusInfo("mimic-cxr", True, SIZE, list(FINDINGS))
+MODULES = {"mimic-cxr": MIMICCXRDataModule, "open-i": OpenIDataModule}
 
 
 def write(folder: Path, info: CorpusInfo) -> Path:
@@ -36,14 +37,15 @@ def write(folder: Path, info: CorpusInfo) -> Path:
     return folder / "corpus"
 
 
-def make_data(corpus: Path) -> MIMICCXRDataModule:
-    return MIMICCXRDataModule(
+def make_data(corpus: Path, source: str = "mimic-cxr") -> PreparedDataModule:
+    return MODULES[source](
         str(corpus), tokenizer="synthetic", image_size=SIZE, batch_size=3, negatives="labels", num_workers=0
     )
 
 
-def test_batches_of_a_prepared_corpus(tmp_path: Path) -> None:
-    data = make_data(write(tmp_path, INFO))
+@pytest.mark.parametrize("source", MODULES)
+def test_batches_of_a_prepared_corpus(source: str, tmp_path: Path) -> None:
+    data = make_data(write(tmp_path, replace(INFO, source=source)), source)
     data.setup("fit")
     (batch,) = data.train_dataloader()
     assert sorted(batch["id"]) == ["study 0", "study 1", "study 2"]
@@ -57,16 +59,20 @@ def test_batches_of_a_prepared_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("marked", [True, False])
-def test_it_is_credentialed_whatever_the_corpus_says(marked: bool, tmp_path: Path) -> None:
-    data = make_data(write(tmp_path, replace(INFO, credentialed=marked)))
-    assert data.name == "mimic-cxr"
-    assert data.is_credentialed is True
+@pytest.mark.parametrize(("source", "expected"), [("mimic-cxr", True), ("open-i", False)])
+def test_whether_it_is_credentialed_is_the_datasets_not_the_corpus_word(
+    source: str, expected: bool, marked: bool, tmp_path: Path
+) -> None:
+    data = make_data(write(tmp_path, replace(INFO, source=source, credentialed=marked)), source)
+    assert data.name == source
+    assert data.is_credentialed is expected
 
 
-def test_corpus_of_another_source_is_refused(tmp_path: Path) -> None:
-    corpus = write(tmp_path, replace(INFO, source="open-i"))
-    with pytest.raises(ValueError, match=f"{corpus} was prepared from open-i, not from mimic-cxr"):
-        make_data(corpus)
+@pytest.mark.parametrize(("asked", "there"), [("mimic-cxr", "open-i"), ("open-i", "a table")])
+def test_corpus_of_another_source_is_refused(asked: str, there: str, tmp_path: Path) -> None:
+    corpus = write(tmp_path, replace(INFO, source=there))
+    with pytest.raises(ValueError, match=f"{corpus} was prepared from {there}, not from {asked}"):
+        make_data(corpus, asked)
 
 
 def test_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
