@@ -163,7 +163,7 @@ def generate(
             else:
                 words = _draw(scores, draws[search.examples, position], config)
                 parents = torch.zeros_like(words)
-            search.extend(position, parents, words, log_p, backbone.tokenizer.sep_id)
+            search.extend(position, parents, words, scores, backbone.tokenizer.sep_id)
             is_over = search.is_over()
             if 2 * int(is_over.sum()) >= len(is_over):  # the only time a step waits for the device
                 reports |= search.select(is_over).reports(config.length_penalty)
@@ -540,14 +540,21 @@ class _Search:
         best = totals.flatten(1).topk(totals.shape[1]).indices
         return best // totals.shape[2], best % totals.shape[2]
 
-    def extend(self, position: int, parents: Tensor, words: Tensor, log_p: Tensor, sep_id: int) -> None:
-        """Go on from the parents with the next words, whose log-probability is in ``log_p``, shape ``(R, W, V)``."""
+    def extend(self, position: int, parents: Tensor, words: Tensor, scores: Tensor, sep_id: int) -> None:
+        """Go on from the parents with the next words; with a forbidden one it is a hypothesis no more.
+
+        Args:
+            position: of the next words.
+            parents: the hypothesis that each one goes on from, shape ``(R, W)``.
+            words: the next words, shape ``(R, W)``.
+            scores: as :meth:`best_extensions` takes them.
+            sep_id: SEP_L.
+        """
         was_finished = self.is_finished.gather(1, parents)
-        is_end = words == sep_id
-        gain = log_p.flatten(1).gather(1, parents * log_p.shape[2] + words).masked_fill(was_finished, 0.0)
+        gain = scores.flatten(1).gather(1, parents * scores.shape[2] + words).masked_fill(was_finished, 0.0)
         self.log_probability = self.log_probability.gather(1, parents) + gain
         self.length = self.length.gather(1, parents) + ~was_finished
-        self.is_finished = was_finished | is_end
+        self.is_finished = was_finished | ((words == sep_id) & ~self.log_probability.isneginf())
         family = parents[..., None].expand(-1, -1, position)
         self.words[:, :, :position] = self.words[:, :, :position].gather(1, family)
         self.words[:, :, position] = words.masked_fill(self.is_finished, 0)
