@@ -121,14 +121,18 @@ def inference_time(task: _Tested, device: torch.device, seconds: float = 2.0) ->
 @torch.inference_mode()
 def _repeat(run: Callable[[], object], device: torch.device, seconds: float) -> float:
     """The median time of a run, in seconds."""
-    run()
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < seconds and len(times) < 50):
+
+    def timed() -> float:
         start = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    timed()  # warm-up
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < seconds and len(times) < 50):
+        times.append(timed())
     return sorted(times)[len(times) // 2]
 
 

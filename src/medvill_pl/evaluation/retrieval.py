@@ -27,6 +27,19 @@ def label_sets(labels: NDArray[np.float32]) -> NDArray[np.int64]:
     return sets
 
 
+def check_pool(num_pairs: int, num_candidates: int) -> None:
+    """Refuse a pool that is smaller than a trial.
+
+    Raises:
+        ValueError: if there are fewer pairs than candidates.
+    """
+    if num_candidates > num_pairs:
+        raise ValueError(
+            f"a trial needs {num_candidates} candidates, but the pool has {num_pairs} pairs: "
+            f"set num_candidates to {num_pairs} or fewer"
+        )
+
+
 def draw_trials(num_pairs: int, num_candidates: int, seed: int) -> NDArray[np.int64]:
     """Draw the candidates of each pair's trial: its own counterpart and others, without replacement.
 
@@ -41,11 +54,7 @@ def draw_trials(num_pairs: int, num_candidates: int, seed: int) -> NDArray[np.in
     Raises:
         ValueError: if there are fewer pairs than candidates.
     """
-    if num_candidates > num_pairs:
-        raise ValueError(
-            f"a trial needs {num_candidates} candidates, but the pool has {num_pairs} pairs: "
-            f"set num_candidates to {num_pairs} or fewer"
-        )
+    check_pool(num_pairs, num_candidates)
     rng = np.random.default_rng([seed, num_pairs])
     trials = np.empty((num_pairs, num_candidates), dtype=np.int64)
     for own in range(num_pairs):

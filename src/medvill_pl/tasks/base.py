@@ -27,16 +27,19 @@ class StepOutput(NamedTuple):
     """What one step computed.
 
     Attributes:
-        loss: the loss to descend, scalar.
+        loss: the loss to descend, scalar; a mean over examples, or over ``num_terms``.
         scored: for each group of metrics, predictions and targets.
         losses: further losses to log at every training step, scalars by name.
         results: what validation and test keep of each example: columns by name, tensors or lists of length B.
+        num_terms: of how many terms the loss is the mean, where these are not the examples: so that validation and
+            test weigh batches rightly, however the split is cut into them.
     """
 
     loss: Tensor
     scored: Mapping[str, tuple[Tensor, Tensor]] = {}
     losses: Mapping[str, Tensor] = {}
     results: Mapping[str, Tensor | Sequence[Any]] = {}
+    num_terms: int | None = None
 
 
 class NonFiniteLossError(RuntimeError):
@@ -189,7 +192,8 @@ class BaseTask(LightningModule, ABC):
                 self.log(f"train/{name}", loss, batch_size=size)
         else:
             mean: MeanMetric = getattr(self, f"{stage}_loss")
-            mean.update(output.loss.detach().expand(size))  # a weight is lost on a metric that disables its NaN check
+            terms = size if output.num_terms is None else output.num_terms
+            mean.update(output.loss.detach().expand(terms))  # a weight is lost on a metric that disables its NaN check
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=size)
             self._kept.append(output.results)
         for group, (preds, target) in output.scored.items():
@@ -314,7 +318,7 @@ class BaseTask(LightningModule, ABC):
         """Take over what the backbone was trained on; refuse the checkpoint of another configuration.
 
         Raises:
-            ValueError: if the checkpoint's backbone has other arguments.
+            ValueError: if the checkpoint's backbone has other arguments, or its heads are those of another task.
         """
         theirs, ours = checkpoint.get("hyper_parameters", {}).get("backbone"), self.backbone.config()
         if theirs is None or "trained_on" not in checkpoint:
@@ -331,6 +335,11 @@ class BaseTask(LightningModule, ABC):
         ]
         if differences:
             raise ValueError(f"the checkpoint is of another configuration: {'; '.join(differences)}")
+        if _heads(checkpoint["state_dict"]) != _heads(self.state_dict()):
+            raise ValueError(
+                f"the checkpoint is of another task than {type(self).__name__}: to start from its backbone, give it as "
+                "backbone_ckpt"
+            )
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._warn_of_kept(checkpoint["hyper_parameters"])
         recorded = list(checkpoint["trained_on"])
@@ -415,6 +424,11 @@ _ARCHITECTURE = (
     "intermediate_size",
 )
 """The arguments of a backbone that its weights depend on."""
+
+
+def _heads(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Names and shapes of what a task adds to its backbone."""
+    return {name: weight.shape for name, weight in weights.items() if not name.startswith("backbone.")}
 
 
 def load_backbone(source: str) -> MedViLL:

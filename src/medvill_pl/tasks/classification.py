@@ -115,7 +115,10 @@ class ClassificationTask(BaseTask):
         counted = ~target.isnan()
         cells = nn.functional.binary_cross_entropy_with_logits(logits, target.nan_to_num(0.0), reduction="none")
         loss = (cells * counted).sum() / counted.sum().clamp_min(1)
-        return StepOutput(loss, results={"id": batch["id"], "probability": logits.sigmoid(), "label": target})
+        if self.training:
+            return StepOutput(loss)
+        results = {"id": batch["id"], "probability": logits.sigmoid(), "label": target}
+        return StepOutput(loss, results=results, num_terms=int(counted.sum()))
 
     def context(self, stage: str, rows: Rows) -> dict[str, Any]:
         """Names, thresholds and training frequencies; on validation the thresholds are chosen anew."""

@@ -127,7 +127,7 @@ class GenerationTask(BaseTask):
             predictions = self._texts(self.write(visual_tokens, batch["seed"]))
             results |= {"prediction": predictions, "prediction_labels": self._labels(predictions)}
             results |= {"reference_labels": self._labels(batch["report"])}
-        return StepOutput(-of_reports.sum() / counted.sum(), results=results)
+        return StepOutput(-of_reports.sum() / counted.sum(), results=results, num_terms=int(counted.sum()))
 
     def _mlm_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
         output = self.backbone(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch, derive_seed
-from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, draw_trials, label_sets, rank_candidates
+from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, check_pool, draw_trials, label_sets, rank_candidates
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.results import gather
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head, need_negatives
@@ -20,12 +20,26 @@ PAIRS_AT_ONCE = 128
 
 
 class _Entry(NamedTuple):
-    """One pair of the pool: its image's visual tokens and its own report, both ready for the encoder."""
+    """One pair of the test split: its image's visual tokens and its own report."""
 
     id: str
     visual_tokens: Tensor
     ids: list[int]
     labels: list[float]
+
+
+class Pool(NamedTuple):
+    """Images and reports that lie ready for the encoder, N each, on the task's device.
+
+    Attributes:
+        visual_tokens: of each image, shape ``(N, K, d)``.
+        input_ids: words and SEP_L of each report, then padding, int64, shape ``(N, T)``.
+        lengths: tokens of each report, int64, shape ``(N,)``, on the CPU.
+    """
+
+    visual_tokens: Tensor
+    input_ids: Tensor
+    lengths: Tensor
 
 
 class RetrievalTask(BaseTask):
@@ -90,6 +104,17 @@ class RetrievalTask(BaseTask):
         self.query_image, self.query_text = query_image, query_text
         self.head = make_head(self.backbone.hparams["hidden_size"], 1)
 
+    def setup(self, stage: str) -> None:
+        """Build what every task needs; before a test, see that the pool is large enough.
+
+        Raises:
+            ValueError: if the test split has fewer pairs than a trial has candidates.
+        """
+        super().setup(stage)
+        datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
+        if stage == "test" and "test" in datasets:
+            check_pool(len(datasets["test"]), self.num_candidates)
+
     def on_train_start(self) -> None:
         """Refuse data without non-matching pairs before the first step."""
         need_negatives(self)
@@ -121,7 +146,7 @@ class RetrievalTask(BaseTask):
     def on_test_epoch_start(self) -> None:
         """Begin with an empty pool."""
         super().on_test_epoch_start()
-        self._pool: list[_Entry] = []
+        self._entries: list[_Entry] = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Put images and their own reports into the pool; the search begins when all are there."""
@@ -130,7 +155,7 @@ class RetrievalTask(BaseTask):
         # The batch may lend an image another's report; the pool takes its own.
         ids = self.encode_texts(batch["report"])
         visual_tokens = self.backbone.encode_image(batch["image"]).cpu()
-        self._pool += map(_Entry, batch["id"], visual_tokens, ids, batch["labels"].tolist())
+        self._entries += map(_Entry, batch["id"], visual_tokens, ids, batch["labels"].tolist())
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into ids, cut to the backbone's limit, each with its SEP_L."""
@@ -141,54 +166,65 @@ class RetrievalTask(BaseTask):
         """Rank every trial's candidates; this process gives the trials of its share of the queries."""
         if stage != "test":
             return super().finish_results(stage)
-        pool = sorted(gather(self._pool, self.trainer), key=lambda entry: entry.id)
-        self._pool = []
-        return self._rank(pool)
+        entries = sorted(gather(self._entries, self.trainer), key=lambda entry: entry.id)
+        self._entries = []
+        return self._rank(entries)
 
-    def _rank(self, pool: list[_Entry]) -> Rows:
-        labels = np.array([entry.labels for entry in pool], dtype=np.float32)
+    def _rank(self, entries: list[_Entry]) -> Rows:
+        labels = np.array([entry.labels for entry in entries], dtype=np.float32)
         sets, prior = label_sets(labels), self._log_prior(labels)
         trials: list[tuple[Direction, str, NDArray[np.int64]]] = []
         for direction in DIRECTIONS:
             seed = derive_seed(self.trial_seed, direction)
-            trials.append((direction, "trial", draw_trials(len(pool), self.num_candidates, seed)))
+            trials.append((direction, "trial", draw_trials(len(entries), self.num_candidates, seed)))
             if self.whole_pool:
-                trials.append((direction, "whole", draw_trials(len(pool), len(pool), seed)))
-        scores = self._score_pairs(pool, trials)
+                trials.append((direction, "whole", draw_trials(len(entries), len(entries), seed)))
+        scores = self._score_trials(entries, trials)
         rows: list[dict[str, Any]] = []
         for direction, name, candidates in trials:
-            for query in range(self.global_rank, len(pool), self.trainer.world_size):
+            for query in range(self.global_rank, len(entries), self.trainer.world_size):
                 chosen = candidates[query]
                 of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
                 is_positive = sets[chosen] == sets[query]
                 by_frequency = None if prior is None else rank_candidates(prior[chosen], is_positive).first_rank
                 rows.append(
-                    {"id": pool[query].id, "direction": direction, "pool": name}
+                    {"id": entries[query].id, "direction": direction, "pool": name}
                     | rank_candidates(of_query, is_positive)._asdict()
                     | {"frequency_first_rank": by_frequency}
                 )
         return rows
 
-    def _score_pairs(
-        self, pool: list[_Entry], trials: list[tuple[Direction, str, NDArray[np.int64]]]
+    def _score_trials(
+        self, entries: list[_Entry], trials: list[tuple[Direction, str, NDArray[np.int64]]]
     ) -> NDArray[np.float32]:
         """Score the pairs that the trials need, each once: rows are images, columns reports; the others are NaN."""
-        is_needed = np.zeros((len(pool), len(pool)), dtype=bool)
+        size = len(entries)
+        is_needed = np.zeros((size, size), dtype=bool)
         for direction, _, candidates in trials:
-            queries = np.arange(len(pool))[:, None]
+            queries = np.arange(size)[:, None]
             where = (queries, candidates) if direction == "image_to_report" else (candidates, queries)
             is_needed[where] = True
-        lengths = np.array([len(entry.ids) for entry in pool])
-        pairs = np.argwhere(is_needed)
-        pairs = pairs[np.argsort(lengths[pairs[:, 1]], kind="stable")]  # like lengths together: little padding
-        mine = pairs[self.global_rank :: self.trainer.world_size]
-        scores = np.full((len(pool), len(pool)), np.nan, dtype=np.float32)
-        for of_process, values in gather([(mine, self.score_pairs(pool, mine))], self.trainer):
-            scores[of_process[:, 0], of_process[:, 1]] = values
+        pool = self.make_pool(torch.stack([entry.visual_tokens for entry in entries]), [entry.ids for entry in entries])
+        mine = np.argwhere(is_needed)[self.global_rank :: self.trainer.world_size]
+        with self.trainer.precision_plugin.forward_context():  # an epoch's end is outside of it
+            of_mine = self.score_pairs(pool, mine)
+        scores = np.full((size, size), np.nan, dtype=np.float32)
+        for pairs, values in gather([(mine, of_mine)], self.trainer):
+            scores[pairs[:, 0], pairs[:, 1]] = values
         return scores
 
+    def make_pool(self, visual_tokens: Tensor, texts: list[list[int]]) -> Pool:
+        """Lay images and reports ready on the task's device.
+
+        Args:
+            visual_tokens: of each image, shape ``(N, K, d)``.
+            texts: what :meth:`encode_texts` gave, N lists.
+        """
+        input_ids, text_mask = self.pad(texts)
+        return Pool(visual_tokens.to(self.device), input_ids, text_mask.sum(1).cpu())
+
     @torch.no_grad()
-    def score_pairs(self, pool: list[_Entry], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score_pairs(self, pool: Pool, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Score pairs of a pool's images and reports.
 
         Args:
@@ -198,13 +234,20 @@ class RetrievalTask(BaseTask):
         Returns:
             Matching logits, shape ``(P,)``.
         """
-        scores = [torch.zeros(0)]
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            part = pairs[start : start + PAIRS_AT_ONCE]
-            tokens = torch.stack([pool[image].visual_tokens for image in part[:, 0]]).to(self.device)
-            input_ids, text_mask = self.pad([pool[report].ids for report in part[:, 1]])
-            scores.append(self(tokens, input_ids, text_mask).float().cpu())
-        return torch.cat(scores).numpy()
+        if not len(pairs):
+            return np.zeros(0, dtype=np.float32)
+        order = pool.lengths[pairs[:, 1]].argsort(stable=True)  # like lengths together: little padding
+        scores = []
+        for places in torch.split(order, PAIRS_AT_ONCE):
+            images, reports = torch.from_numpy(pairs)[places].T
+            lengths = pool.lengths[reports]
+            text_mask = torch.arange(int(lengths.max())) < lengths[:, None]
+            input_ids = pool.input_ids[reports.to(self.device), : text_mask.shape[1]]
+            tokens = pool.visual_tokens[images.to(self.device)]
+            scores.append(self(tokens, input_ids, text_mask.to(self.device)).float())
+        values = np.empty(len(pairs), dtype=np.float32)
+        values[order.numpy()] = torch.cat(scores).cpu().numpy()  # the device is waited for once, here
+        return values
 
     def pad(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Put encoded texts together: ids and mask, both of shape ``(B, T)``, on the task's device."""

@@ -74,17 +74,17 @@ class VQATask(BaseTask):
         """
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if stage != "predict" and not getattr(data, "has_questions", True):
-            raise ValueError(f"{type(data).__name__} has reports, not questions with answers: give another data module")
-        if self.head is None and stage != "predict":
-            self._know(sorted(set(self._training_answers(stage))))
-
-    def _training_answers(self, stage: str) -> Sequence[str]:
-        examples = self.training_examples()
-        answers = getattr(examples, "answers", ())
-        if stage == "fit" and not answers:
-            raise ValueError("the training split has no answers to learn")
-        return cast(Sequence[str], answers)
+        if not getattr(data, "has_questions", True):
+            raise ValueError(
+                f"{type(data).__name__} has no questions: give a data module that has, or to predict on a folder of "
+                "images a question as its text"
+            )
+        if self.head is None:
+            answers = sorted(set(getattr(self.training_examples(), "answers", ())))
+            if stage == "fit" and not answers:
+                raise ValueError("the training split has no answers to learn")
+            if answers:
+                self._know(answers)
 
     def forward(self, images: Tensor, batch: Batch) -> Tensor:
         """Score all answers to the batch's questions about the given images.
@@ -165,16 +165,16 @@ class VQATask(BaseTask):
         Raises:
             ValueError: if a run is resumed with other answers.
         """
-        super().on_load_checkpoint(checkpoint)
-        answers = checkpoint["hyper_parameters"].get("answers") or []
+        answers = checkpoint.get("hyper_parameters", {}).get("answers") or []
         is_resumed = self._trainer is not None and self.trainer.state.fn == "fit"
-        if is_resumed and answers != self.answers:
+        if is_resumed and answers and answers != self.answers:
             raise ValueError(
                 f"the checkpoint knows {len(answers)} answers, the training split has {len(self.answers)} others: "
                 "resume with the same data, or start a new run from its backbone (backbone_ckpt)"
             )
-        if answers != self.answers:
+        if answers and answers != self.answers:
             self._know(answers)
+        super().on_load_checkpoint(checkpoint)
 
 
 _KEPT = ("id", "answer", "answer_type", "question_type", "organ")
