@@ -4,10 +4,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 _MARKS = re.compile(r"\w+|[^\w\s]")
 
@@ -32,12 +35,30 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, flo
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    hypotheses, targets = ([" ".join(split_words(text)) for text in texts] for texts in (predictions, references))
-    scores = {}
-    for order in (1, 2, 3, 4):
-        metric = BLEU(tokenize="none", force=True, smooth_method="none", max_ngram_order=order)
-        scores[f"bleu_{order}"] = metric.corpus_score(hypotheses, [targets]).score / 100
-    return scores
+    score = _bleu_against(references).corpus_score(_split(predictions), None)
+    return {
+        f"bleu_{order}": BLEU.compute_bleu(
+            score.counts[:order],
+            score.totals[:order],
+            score.sys_len,
+            score.ref_len,
+            smooth_method="none",
+            max_ngram_order=order,
+        ).score
+        / 100
+        for order in (1, 2, 3, 4)
+    }
+
+
+def _bleu_against(references: Sequence[str]) -> "BLEU":
+    """BLEU-4 against these references, which are counted once."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize="none", force=True, smooth_method="none", references=[_split(references)])
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    return [" ".join(split_words(text)) for text in texts]
 
 
 def clinical_efficacy(predicted: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> dict[str, float]:
@@ -131,5 +152,6 @@ def best_constant_report(reports: Sequence[str], num_tried: int = 100, num_score
     """
     tried = [text for text, _ in Counter(reports).most_common(num_tried)]
     step = max(1, len(reports) // num_scored)
-    scored = list(reports[::step])
-    return max(tried, key=lambda text: bleu([text] * len(scored), scored)["bleu_4"])
+    scored = reports[::step]
+    metric = _bleu_against(scored)
+    return max(tried, key=lambda text: metric.corpus_score(_split([text]) * len(scored), None).score)
