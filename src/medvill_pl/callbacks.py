@@ -15,16 +15,22 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medvill_pl import page
 from medvill_pl.backbone import MedViLL
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.data.batches import Examples
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.decoding import word_attention
 from medvill_pl.evaluation.figures import attention_on_image, overlay
 from medvill_pl.files import write_atomically
 from medvill_pl.labeler.chexpert import CheXpertLabeler
+from medvill_pl.masks import MaskStrategy
 from medvill_pl.results import free_name, gather, run_folder
+from medvill_pl.tasks.classification import ClassificationTask
+from medvill_pl.tasks.generation import GenerationTask
+from medvill_pl.tasks.pretraining import PretrainingTask
 from medvill_pl.tasks.retrieval import RetrievalTask
 
 _DENSE_PEAKS = {
@@ -138,7 +144,8 @@ class _Shows(Protocol):
 class ExampleTable(Callback):
     """Sends a table of examples to Weights & Biases after validation: image, attention, and what the task shows.
 
-    The attention is that of CLS on the image, mean over the heads of the last layer, laid over it.
+    The attention on the image is laid over it: that of CLS and, where the task predicts words, that of the word that
+    looks at the image most; mean over the heads of the last layer.
     Text and images of a credentialed corpus are not sent, and a corpus that does not say counts as
     credentialed: the callback warns and stays silent, unless ``allow_credentialed`` is set.
 
@@ -194,18 +201,48 @@ class ExampleTable(Callback):
 
 
 def table_rows(task: _Shows, batch: Batch, num_examples: int) -> list[dict[str, object]]:
-    """What a task shows of a batch, each row with ``image`` (uint8, ``(H, W)``) and ``attention`` (``(H, W, 3)``)."""
+    """What a task shows of a batch, with the attention of CLS and, where the task predicts words, of a word.
+
+    Attention is the mean over the heads of the last layer. The word is the one that looks at the image most: of
+    those that were hidden in pre-training, of the whole reference in report generation.
+
+    Returns:
+        Rows with ``image`` (uint8, shape ``(H, W)``), ``attention of CLS`` (uint8, shape ``(H, W, 3)``), ``word`` and
+        ``attention of the word`` where there is one, and what the task shows.
+    """
     shown = list(task.show(batch))[:num_examples]
-    places = torch.tensor([batch["id"].index(str(row["id"])) for row in shown], device=batch["image"].device)
-    images, backbone = batch["image"][places], task.backbone
-    weights = backbone.attention_weights(
-        images=images, input_ids=batch["input_ids"][places], text_mask=batch["text_mask"][places]
-    )
-    of_cls = attention_on_image(weights, backbone.num_visual)[:, -1].mean(1)[:, 0]
+    of_cls, of_words = _attention(task, batch)
     rows = []
-    for row, film, attention in zip(shown, images[:, 0].cpu().numpy(), of_cls, strict=True):
-        rows.append({"id": row["id"], "image": film, "attention": overlay(film, attention), **row})
+    for row in shown:
+        place = batch["id"].index(str(row["id"]))
+        film = batch["image"][place, 0].cpu().numpy()
+        pictures: dict[str, object] = {"image": film, "attention of CLS": overlay(film, of_cls[place])}
+        if of_words is not None:
+            best = int(of_words[place].sum((1, 2)).argmax())
+            pictures["word"] = task.backbone.tokenizer.tokens([int(batch["input_ids"][place, best])])[0]
+            pictures["attention of the word"] = overlay(film, of_words[place, best])
+        rows.append({"id": row["id"], **pictures, **row})
     return rows
+
+
+def _attention(task: _Shows, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Attention on the image as the task runs its backbone: of CLS ``(B, h, w)``, of words ``(B, T, h, w)`` or None."""
+    inputs = {"images": batch["image"], "input_ids": batch["input_ids"], "text_mask": batch["text_mask"]}
+    strategy, of_words = MaskStrategy.BIDIRECTIONAL, None
+    if isinstance(task, PretrainingTask):
+        inputs["input_ids"], strategy = batch["mlm_input_ids"], task.evaluation_strategy
+    elif isinstance(task, GenerationTask):
+        strategy = MaskStrategy.SEQ2SEQ
+        of_words = word_attention(task.backbone, **inputs)[:, -1].mean(1).nan_to_num()
+    elif isinstance(task, ClassificationTask) and not task.use_report:
+        inputs |= {name: inputs[name][:, :0] for name in ("input_ids", "text_mask")}
+    weights = task.backbone.attention_weights(**inputs, mask_strategy=strategy)
+    maps = attention_on_image(weights, task.backbone.num_visual)[:, -1].mean(1)
+    if isinstance(task, PretrainingTask) and strategy is not MaskStrategy.NON_CROSSING:  # whose words see no image
+        is_hidden = torch.zeros_like(batch["text_mask"]).flatten()
+        is_hidden[batch["mlm_positions"]] = True
+        of_words = maps[:, 1:].flatten(2) * is_hidden.view_as(batch["text_mask"])[..., None]
+    return maps[:, 0], None if of_words is None else of_words.reshape(*of_words.shape[:2], *maps.shape[2:])
 
 
 def _for_wandb(row: Mapping[str, object]) -> list[object]:
@@ -315,8 +352,8 @@ class SearchPage(Callback):
         findings = corpus.of_text(query) if query else corpus.of_id(same_image[0]) if same_image else None
         parts = [
             page.paragraph(
-                f"{len(rows):,} {'images' if query else 'reports'} of {data.name}, ranked by how likely each belongs "
-                "to the query. For research, not a medical device."
+                f"{len(rows):,} {'images' if query else 'reports'} of {data.name}, ranked by the probability, in "
+                "brackets, that each belongs to the query. For research, not a medical device."
             ),
             page.paragraph(_told_of(data.is_credentialed), is_note=True),
             _query_card(pl_module, findings, corpus),
@@ -343,13 +380,16 @@ class _Corpus:
         pixels: NDArray[np.uint8] = self.examples.image(self._place[name])[0].numpy()
         return pixels
 
+    def has_text(self, text: str) -> bool:
+        return text in self.examples.reports
+
     def of_id(self, name: str) -> list[str] | None:
         """The positive findings of an image; None if the corpus has no labels."""
         return self._positive(self.examples.labels[self._place[name]])
 
     def of_text(self, text: str) -> list[str] | None:
         """The positive findings of a text, of those that the corpus labels."""
-        if text in self.examples.reports:
+        if self.has_text(text):
             return self._positive(self.examples.labels[list(self.examples.reports).index(text)])
         return self._positive(CheXpertLabeler(imitate_faults=False)([text])[0])
 
@@ -358,6 +398,9 @@ class _Corpus:
             return None
         shown = zip(FINDINGS, labels.tolist(), strict=True)
         return [finding for finding, label in shown if label == 1 and finding in self.examples.labelled]
+
+
+_READ_BY_LABELER = "The corpus does not have this text: its findings are what the rule-based labeler reads in it."
 
 
 def _told_of(is_credentialed: bool) -> str:
@@ -373,6 +416,7 @@ def _query_card(task: RetrievalTask, findings: list[str] | None, corpus: _Corpus
     else:
         told = page.paragraph(f"Query: {task.query_text}")
         unknown = ""
+        told += "" if corpus.has_text(str(task.query_text)) else page.paragraph(_READ_BY_LABELER, is_note=True)
     if not corpus.is_labelled:
         unknown = "The corpus has no labels, so no result is marked."
     text = page.paragraph(unknown, is_note=True) if findings is None else f"<p>{page.tags(findings, findings)}</p>"

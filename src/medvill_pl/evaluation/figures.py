@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def attention_on_image(weights: Tensor, num_visual: int) -> Tensor:
     """Cut the attention of CLS and of every text token on the image out of a model's attention weights.
 
+    Under ``non_crossing``, the first of the text tokens is the CLS before the words.
+
     Args:
         weights: what ``MedViLL.attention_weights`` gives, shape ``(B, layers, heads, S, S)``, over CLS, the
             visual tokens of the whole image, SEP_V and T text tokens.
@@ -32,6 +34,27 @@ def attention_on_image(weights: Tensor, num_visual: int) -> Tensor:
     of_text = torch.arange(num_visual + 2, weights.shape[-1], device=weights.device)
     queries = torch.cat([of_text.new_zeros(1), of_text])
     return weights[..., queries, 1 : 1 + num_visual].reshape(*weights.shape[:3], -1, side, side)
+
+
+def join_pieces(tokens: Sequence[str], maps: Tensor) -> tuple[list[str], Tensor]:
+    """Put word pieces together to words; a word's attention is the mean over its pieces.
+
+    Args:
+        tokens: word pieces; those that continue a word begin with ``##``.
+        maps: attention of each piece, shape ``(number of pieces, ...)``.
+
+    Returns:
+        The words, and the attention of each, shape ``(number of words, ...)``.
+
+    Example:
+        >>> join_pieces(["pneumo", "##thorax", "."], torch.tensor([[0.2], [0.4], [0.1]]))
+        (['pneumothorax', '.'], tensor([[0.3000],
+                [0.1000]]))
+    """
+    starts = [place for place, token in enumerate(tokens) if place == 0 or not token.startswith("##")]
+    spans = list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+    words = ["".join([tokens[start], *(token[2:] for token in tokens[start + 1 : end])]) for start, end in spans]
+    return words, torch.stack([maps[start:end].mean(0) for start, end in spans])
 
 
 def overlay(film: NDArray[np.uint8], attention: Tensor) -> NDArray[np.uint8]:

@@ -241,7 +241,9 @@ class PretrainingTask(BaseTask):
                 results = _results(batch, mlm_logits, irm_logits)
         return StepOutput(total, scored, results=results)
 
-    def _evaluation_strategy(self) -> MaskStrategy:
+    @property
+    def evaluation_strategy(self) -> MaskStrategy:
+        """The strategy under which tables and predictions are made: for ``bi_seq2seq``, seq2seq."""
         return MaskStrategy.SEQ2SEQ if self._strategy is MaskStrategy.BI_SEQ2SEQ else self._strategy
 
     @torch.no_grad()
@@ -251,7 +253,7 @@ class PretrainingTask(BaseTask):
             images=batch["image"],
             input_ids=batch["input_ids"],
             text_mask=batch["text_mask"],
-            mask_strategy=self._evaluation_strategy(),
+            mask_strategy=self.evaluation_strategy,
         )
         probabilities = self.irm_head(output.pooled).squeeze(1).float().sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
@@ -286,7 +288,7 @@ class PretrainingTask(BaseTask):
         """
         was_training = self.training
         self.eval()
-        mlm_logits, irm_logits = self.score(batch, self._evaluation_strategy())
+        mlm_logits, irm_logits = self.score(batch, self.evaluation_strategy)
         self.train(was_training)
         best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
         rows, places = (
