@@ -1,18 +1,35 @@
 """Tests of what is shown and written while a run goes on."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from PIL import Image
 
-from medvill_pl import ExampleTable, PretrainingTask, SyntheticDataModule, Throughput
+from medvill_pl import (
+    FINDINGS,
+    ClassificationTask,
+    ExampleTable,
+    FolderDataModule,
+    GenerationTask,
+    PairsDataModule,
+    PretrainingTask,
+    RetrievalTask,
+    SyntheticDataModule,
+    SyntheticVQADataModule,
+    Throughput,
+    VQATask,
+)
 from medvill_pl.backbone import BackboneConfig
-from medvill_pl.callbacks import PredictionTable
+from medvill_pl.batch import Batch
+from medvill_pl.callbacks import PredictionTable, SearchPage, table_rows
 from medvill_pl.cli import main
 
 MakeTrainer = Callable[..., Trainer]
@@ -93,7 +110,8 @@ def test_example_table_holds_films_reports_and_predictions(
     data.setup("validate")
     assert sum(name in table for name in data.datasets["val"].examples.ids) == 2
     assert "match probability" in table
-    assert count_pictures(staged) == 2
+    assert "attention of the word" in table
+    assert count_pictures(staged) == 2 * 3  # film, attention of CLS, attention of a word
 
 
 @pytest.mark.slow
@@ -161,3 +179,164 @@ def test_predictions_are_written_once_and_never_over_others(
     assert ((probabilities > 0) & (probabilities < 1)).all()
     with pytest.raises(FileExistsError, match="is there already"):
         make_trainer(callbacks=[PredictionTable(str(path))]).predict(task, datamodule=data)
+
+
+# -- attention in tables -------------------------------------------------------------------------
+
+
+def val_batch(data: Any) -> Batch:
+    data.setup("validate")
+    batch: Batch = next(iter(data.val_dataloader()))
+    return batch
+
+
+def test_table_shows_where_cls_and_the_hidden_word_look_that_looks_most(
+    task: PretrainingTask, data: SyntheticDataModule
+) -> None:
+    batch = task.hide_words(val_batch(data))
+    rows = table_rows(task.eval(), batch, num_examples=8)
+    assert len(rows) == int(batch["matched"].sum())
+    weights = task.backbone.attention_weights(
+        images=batch["image"],
+        input_ids=batch["mlm_input_ids"],
+        text_mask=batch["text_mask"],
+        mask_strategy="bar",
+    )
+    num_visual, length = task.backbone.num_visual, batch["input_ids"].shape[1]
+    on_film = weights[:, -1].mean(1)[:, 2 + num_visual :, 1 : 1 + num_visual].sum(2)
+    for row in rows:
+        place = batch["id"].index(str(row["id"]))
+        hidden = [at % length for at in batch["mlm_positions"].tolist() if at // length == place]
+        best = max(hidden, key=lambda at: float(on_film[place, at]))
+        assert row["word"] == task.backbone.tokenizer.tokens([int(batch["input_ids"][place, best])])[0]
+        for name in ("attention of CLS", "attention of the word"):
+            picture = row[name]
+            assert isinstance(picture, np.ndarray)
+            assert picture.shape == (64, 64, 3)
+        assert np.array_equal(row["image"], batch["image"][place, 0].numpy())
+
+
+def test_tables_of_the_other_tasks_show_words_where_they_predict_words(
+    tiny: BackboneConfig, data: SyntheticDataModule
+) -> None:
+    pairs, questions = val_batch(data), val_batch(SyntheticVQADataModule(4, 2, 2, image_size=64, batch_size=4))
+    decoding = {"max_words": 4}
+    writer = GenerationTask(tiny, decoding=decoding).eval()  # type: ignore[arg-type]
+    row = table_rows(writer, pairs, 1)[0]
+    assert row["word"] in writer.backbone.tokenizer.tokens(pairs["input_ids"].flatten().tolist())
+    assert "attention of the word" in row
+    rest = [(ClassificationTask(tiny, use_report=use), pairs) for use in (True, False)]
+    rest += [(RetrievalTask(tiny), pairs), (VQATask(tiny, answers=["yes", "no"]), questions)]  # type: ignore[list-item]
+    non_crossing = PretrainingTask(tiny, mask_strategy="non_crossing")  # its words do not see the image
+    rest += [(non_crossing, non_crossing.hide_words(pairs))]  # type: ignore[list-item]
+    for task, batch in rest:
+        row = table_rows(task.eval(), batch, 1)[0]
+        assert "word" not in row
+        assert "attention of CLS" in row
+
+
+def test_attention_of_an_image_alone_does_not_see_the_report(tiny: BackboneConfig, data: SyntheticDataModule) -> None:
+    batch = val_batch(data)
+    other = batch | {"input_ids": batch["input_ids"].flip(0)}
+    image_alone, with_report = (ClassificationTask(tiny, use_report=use).eval() for use in (False, True))
+    for task, is_same in ((image_alone, True), (with_report, False)):
+        pictures = [table_rows(task, each, 4)[0]["attention of CLS"] for each in (batch, other)]  # type: ignore[arg-type]
+        assert np.array_equal(*pictures) == is_same  # type: ignore[arg-type]
+
+
+# -- search ----------------------------------------------------------------------------------------
+
+
+def search(task: RetrievalTask, data: Any, path: Path, make_trainer: MakeTrainer, **shown: int) -> str:
+    make_trainer(callbacks=[SearchPage(str(path), **shown)]).predict(task, datamodule=data)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def frames(html: str) -> list[str]:
+    return re.findall(r'<div class="result(?: (\w+))?">', html)
+
+
+def positive(labels: Any) -> set[str]:
+    return {finding for finding, label in zip(FINDINGS, labels, strict=True) if label == 1}
+
+
+def test_search_page_marks_results_with_the_findings_of_the_query(
+    tiny: BackboneConfig, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    examples = data.examples("test")
+    query = examples.reports[4]
+    html = search(
+        RetrievalTask(tiny, query_text=query), data, tmp_path / "p.html", make_trainer, num_best=6, num_worst=2
+    )
+    titles = re.findall(r"<strong>(\d+)\. (\S+) \((0\.\d+)\)</strong>", html)
+    assert [int(rank) for rank, _, _ in titles] == [1, 2, 3, 4, 5, 6, 8, 9]
+    probabilities = [float(probability) for _, _, probability in titles]
+    assert probabilities == sorted(probabilities, reverse=True)
+    right = [
+        positive(examples.labels[examples.ids.index(name)]) == positive(examples.labels[4]) for _, name, _ in titles
+    ]
+    assert frames(html) == ["good" if each else "bad" for each in right]
+    in_all = sum(positive(labels) == positive(examples.labels[4]) for labels in examples.labels)
+    assert f"{sum(right[:6])} of the first 6, and {in_all} of all 9" in html
+    assert html.count("data:image/png") == 8
+    assert "does not have this text" not in html
+    assert "credentialed" not in html
+
+
+def test_findings_of_a_typed_query_are_read_by_the_labeler(
+    tiny: BackboneConfig, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    html = search(RetrievalTask(tiny, query_text="Small left effusion."), data, tmp_path / "p.html", make_trainer)
+    assert "what the rule-based labeler reads in it" in html
+    assert re.search(r'Small left effusion.*<span class="tag right">Pleural Effusion</span></p></div></div>', html)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_findings_of_a_query_image_are_known_if_the_corpus_has_it(
+    is_known: bool, tiny: BackboneConfig, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    pixels = data.examples("test").image(2)[0].numpy().copy()
+    pixels[0, 0] += not is_known
+    Image.fromarray(pixels).save(tmp_path / "query.png")
+    task = RetrievalTask(tiny, query_image=str(tmp_path / "query.png"))
+    html = search(task, data, tmp_path / "p.html", make_trainer)
+    assert ("its findings are not known" in html) != is_known
+    assert ("good" in frames(html)) == is_known  # itself, at least
+    assert is_known or set(frames(html)) == {""}
+    assert html.count("data:image/png") == 1 + 9  # 8 best, one from the end
+
+
+def test_search_page_of_a_credentialed_folder_says_so_and_marks_nothing(
+    tiny: BackboneConfig, make_pairs: Callable[..., Path], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    folder = FolderDataModule(
+        str(make_pairs(3).parent / "images"), tokenizer="synthetic", image_size=64, max_words=120, num_workers=0
+    )
+    html = search(RetrievalTask(tiny, query_text="Edema."), folder, tmp_path / "p.html", make_trainer)
+    assert "credentialed corpus: keep it on this machine" in html
+    assert "The corpus has no labels" in html
+    assert frames(html) == ["", "", ""]
+
+
+def test_findings_that_the_corpus_does_not_label_do_not_count(
+    tiny: BackboneConfig, make_pairs: Callable[..., Path], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    pairs = PairsDataModule(str(make_pairs(12)), tokenizer="synthetic", image_size=64, max_words=120, num_workers=0)
+    # The table labels edema and cardiomegaly; an effusion beside them must not turn every result red.
+    query = "Pulmonary edema and a pleural effusion."
+    pairs.prepare_data()
+    html = search(RetrievalTask(tiny, query_text=query), pairs, tmp_path / "p.html", make_trainer)
+    assert 'class="tag right">Edema' in html
+    assert "Pleural Effusion" not in html
+
+
+def test_without_a_query_there_is_no_search_page(
+    tiny: BackboneConfig,
+    task: PretrainingTask,
+    data: SyntheticDataModule,
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+) -> None:
+    assert search(RetrievalTask(tiny), data, tmp_path / "p.html", make_trainer) == ""
+    make_trainer(callbacks=[SearchPage(str(tmp_path / "p.html"))]).predict(task, datamodule=data)
+    assert not (tmp_path / "p.html").exists()

@@ -148,6 +148,29 @@ def test_checkpoint_of_another_configuration_is_refused(
     assert last == "medvill test: the checkpoint is of another configuration: hidden_size is 8 there and 16 here"
 
 
+@pytest.fixture
+def search_job(recipes: Path, tiny_model: list[str], tiny_data: list[str]) -> list[str]:
+    """Words of a search through a few pairs."""
+    pairs = ["--data.init_args.num_test=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    query = ["--model.init_args.query_text=Small left effusion."]
+    return ["predict", "-c", str(recipes / "retrieval/synthetic.yaml"), *tiny_model, *tiny_data, *pairs, *query]
+
+
+def test_search_writes_its_table_and_its_page_side_by_side(
+    search_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(search_job) == 0
+    (table,) = tmp_path.glob("runs/*/version_0/predictions.csv")
+    assert table.read_text().splitlines()[0] == "rank,id,match_probability,report"
+    assert "Small left effusion." in table.with_name("search.html").read_text()
+    elsewhere = tmp_path / "found" / "ranked.csv"
+    writer = ["--trainer.callbacks=medvill_pl.callbacks.PredictionTable"]
+    assert main([*search_job, *writer, f"--trainer.callbacks.init_args.path={elsewhere}"]) == 0
+    assert sorted(path.name for path in elsewhere.parent.iterdir()) == ["ranked.csv", "ranked.jsonl", "search.html"]
+    assert not list(tmp_path.glob("runs/*/version_1/search.html"))
+
+
 # -- real processes ------------------------------------------------------------------------------
 
 

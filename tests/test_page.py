@@ -53,3 +53,29 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
         assert told in tags.text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_result_is_framed_by_whether_its_findings_are_the_querys() -> None:
+    film = np.zeros((8, 8), dtype=np.uint8)
+
+    def frame(findings: list[str] | None, expected: list[str] | None) -> str:
+        html = page.results([page.result(film, "1.", "a <report>", findings, expected)])
+        tags = Tags()
+        tags.feed(html)
+        assert tags.open == []
+        assert "a <report>" in tags.text
+        return re.findall(r'class="result(?: (\w+))?"', html)[0]
+
+    assert frame(["Edema", "Fracture"], ["Fracture", "Edema"]) == "good"
+    assert frame(["Edema"], ["Fracture", "Edema"]) == "bad"
+    assert frame([], []) == "good"  # empty equals empty
+    assert frame([], ["Edema"]) == "bad"
+    assert frame(["Edema"], None) == frame(None, ["Edema"]) == ""
+
+
+def test_tags_tell_expected_findings_from_others() -> None:
+    kinds = dict(re.findall(r'class="tag(?: (\w+))?">([^<]+)', page.tags(["Edema", "Fracture"], ["Edema"])))
+    assert kinds == {"right": "Edema", "wrong": "Fracture"}
+    assert 'class="tag wrong">no positive finding' in page.tags([], ["Edema"])
+    assert 'class="tag right">no positive finding' in page.tags([], [])
+    assert 'class="tag">Edema' in page.tags(["Edema"])
