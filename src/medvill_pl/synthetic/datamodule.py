@@ -43,8 +43,9 @@ class SyntheticExamples:
         self.reports = [report.text for report in written]
         self.labels: NDArray[np.float32] = np.stack([report.labels for report in written])
         self.log_probability: NDArray[np.float64] = np.array([report.log_probability for report in written])
-        self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8)
-        self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool)
+        with torch.inference_mode(False):  # films first asked for by a test may serve training later
+            self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8)
+            self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool)
         if share_memory:
             for tensor in (self._films, self._is_rendered):
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
