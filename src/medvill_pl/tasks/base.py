@@ -19,6 +19,7 @@ from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.language import ReportTokenizer, mask_tokens
 from medvill_pl.results import ResultTable, gather
+from medvill_pl.weights import load_exactly
 
 Schedule = Literal["constant", "linear"]
 
@@ -452,8 +453,7 @@ def load_backbone(source: str) -> MedViLL:
         raise ValueError(f"backbone_ckpt: {source} was not written by a medvill_pl task") from error
     backbone = MedViLL(**config)
     prefix = "backbone."
-    backbone.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    )
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    load_exactly(backbone, weights, source)
     backbone.trained_on = trained_on
     return backbone

@@ -13,7 +13,7 @@ from medvill_pl.batch import Batch
 from medvill_pl.decoding import DecodingConfig, Generated, generate, log_likelihood, predict_words, word_attention
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.labeler.base import Labeler, load_labeler
+from medvill_pl.labeler.base import Labeler, check_labels, load_labeler
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, hide_words, pin_hidden_words
 
@@ -86,6 +86,8 @@ class GenerationTask(BaseTask):
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
+        if objective not in ("mlm", "every_word"):
+            raise ValueError(f"unknown objective {objective!r}: choose one of mlm, every_word")
         self.objective, self.mlm_probability = objective, mlm_probability
         self.decoding = DecodingConfig(**(decoding or {}))
         self.return_attention = return_attention
@@ -96,6 +98,12 @@ class GenerationTask(BaseTask):
     @cached_property
     def _labeler(self) -> Labeler:
         return load_labeler(self._labeler_path)
+
+    def setup(self, stage: str) -> None:
+        """Load the labeler too, so that a wrong name is told before hours of training."""
+        super().setup(stage)
+        if stage in ("fit", "test"):
+            _ = self._labeler
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words for training, on the CPU, so that the device never waits to learn how many."""
@@ -164,7 +172,7 @@ class GenerationTask(BaseTask):
         return [self.backbone.tokenizer.decode(one.ids) for one in generated]
 
     def _labels(self, texts: Sequence[str]) -> list[list[float]]:
-        labels: list[list[float]] = self._labeler(list(texts)).tolist()
+        labels: list[list[float]] = check_labels(self._labeler(list(texts)), len(texts)).tolist()
         return labels
 
     def context(self, stage: str, rows: Rows) -> dict[str, Any]:
