@@ -7,35 +7,31 @@ the library as a user runs it. Levels share batches and draws and take turns, so
 """
 
 import argparse
-import json
 import logging
 import resource
 import statistics
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from enum import IntEnum
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from common import FULL, SMALL, clock, device_name, make_tokenizer, write_figures
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medvill_pl import BackboneConfig, MaskStrategy, PretrainingTask, ReportTokenizer
+from medvill_pl import BackboneConfig, MaskStrategy, PretrainingTask
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.data.batches import BatchPlan, BatchRequest, NonMatchingIndex, PairDataset
-from medvill_pl.language import MAX_WORDS, SPECIAL_TOKENS
+from medvill_pl.language import MAX_WORDS
 
 AIMS = {"cpu": 2.5, "cuda": 6.0}
 BUCKET_BATCHES = 4  # the data modules' default
-FULL = BackboneConfig(image_size=512)  # for the rest, the defaults are the paper's
-SMALL = BackboneConfig(vision="resnet_small", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
 Level = IntEnum("Level", "PLAIN PADDING LOGITS ATTENTION ADAMW CHANNELS_LAST BF16 COMPILE", start=0)  # each adds one
 
 
@@ -54,13 +50,6 @@ def made_up_pairs(num_pairs: int, image_size: int, vocab: list[str]) -> SimpleNa
         labels=np.full((num_pairs, len(FINDINGS)), np.nan, dtype=np.float32),
         image=lambda index: torch.from_numpy(noise[:, index : index + image_size]),
     )
-
-
-@cache
-def make_tokenizer(small: bool) -> ReportTokenizer:
-    """A tokenizer with as many tokens as BERT's, or few; all but the special ones are whole words."""
-    words = [f"word{number}" for number in range((300 if small else 30_522) - len(SPECIAL_TOKENS))]
-    return ReportTokenizer.from_vocab([*SPECIAL_TOKENS, *words])
 
 
 def make_batches(options: argparse.Namespace) -> list[Batch]:
@@ -132,13 +121,6 @@ def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
     batch = Batch({k: v.to(options.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
     with torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):
         return task._step(batch).loss if level >= Level.LOGITS else plain_loss(task, batch)
-
-
-def clock(device: str) -> float:
-    """Seconds, once the device has done what was asked of it."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def step(level: Level, options: argparse.Namespace, batch: Batch) -> float:
@@ -245,9 +227,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         row |= {"seconds": median, "speed_up": statistics.median(seconds[Level.PLAIN]) / median}
         row |= {"gib": memory[level] / 2**30 if level in memory else None}
         rows.append(row | {"tflop": work[level] / 1e12, "mfu": work[Level.LOGITS] / median / peak})
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {
-        "device": f"{device}, torch {torch.__version__}",
+        "device": device_name(options.device),
         "batch": options.batch,
         "text_tokens": [batch["input_ids"].shape[1] for batch in batches],
         "loss": losses,
@@ -259,8 +240,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any], path: str | None) -> None:
     """Print the table, and write the figures where a path is given."""
-    if path:
-        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_figures(result, path)
     print(f"{result['device']}, batch {result['batch']}, median of {len(result['text_tokens'])} steps")
     print(f"text tokens of each batch: {result['text_tokens']}; plain: {MAX_WORDS + 1}")
     print("loss in float32 without dropout:", ", ".join(f"{k} {v:.6f}" for k, v in result["loss"].items()))
