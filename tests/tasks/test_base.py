@@ -15,7 +15,19 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
-from medvill_pl import BaseTask, MedViLL, PretrainingTask, ReportTokenizer, StepOutput, SyntheticDataModule
+from medvill_pl import (
+    BaseTask,
+    ClassificationTask,
+    GenerationTask,
+    MedViLL,
+    PretrainingTask,
+    ReportTokenizer,
+    RetrievalTask,
+    StepOutput,
+    SyntheticDataModule,
+    SyntheticVQADataModule,
+    VQATask,
+)
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
 from medvill_pl.tasks.base import NonFiniteLossError
@@ -329,6 +341,64 @@ def test_whatever_a_backbone_comes_from_it_trains_in_training_mode(
     watcher = Watcher()
     make_trainer(callbacks=[watcher]).fit(task, datamodule=data)
     assert watcher.modes == {True}  # else dropout and BatchNorm would be off
+
+
+TASKS = (ClassificationTask, RetrievalTask, VQATask, GenerationTask)
+
+
+@pytest.mark.parametrize("cls", TASKS)
+@pytest.mark.parametrize("source", ["checkpoint", "folder", "object", "none"])
+def test_every_task_starts_from_any_backbone_and_trains_it(
+    source: str,
+    cls: type[BaseTask],
+    backbone: MedViLL,
+    tiny: BackboneConfig,
+    checkpoint: Path,
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+) -> None:
+    backbone.save_pretrained(tmp_path / "folder")
+    saved_one = PretrainingTask.load_from_checkpoint(checkpoint).backbone
+    torch.manual_seed(1)
+    task, expected = {
+        "checkpoint": lambda: (cls(backbone_ckpt=str(checkpoint)), saved_one),
+        "folder": lambda: (cls(backbone_ckpt=str(tmp_path / "folder")), backbone),
+        "object": lambda: (cls.from_backbone(backbone), backbone),
+        "none": lambda: (cls(backbone=tiny), None),
+    }[source]()
+    assert expected is None or same_weights(task.backbone, expected)
+    before = task.backbone.cls_place.detach().clone()
+    data = make_data()
+    if cls is VQATask:
+        data = SyntheticVQADataModule(num_train=8, num_val=4, num_test=4, image_size=64, batch_size=4)
+    make_trainer().fit(task, datamodule=data)
+    assert not torch.equal(task.backbone.cls_place, before)
+    assert task.backbone.trained_on[-1]["name"] == data.name
+
+
+@pytest.mark.parametrize("cls", TASKS)
+def test_backbone_of_another_architecture_is_told_from_the_data(
+    cls: type[BaseTask], tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    MedViLL(**{**tiny, "image_size": 32}).save_pretrained(tmp_path / "small")
+    data = make_data() if cls is not VQATask else SyntheticVQADataModule(8, 4, 4, image_size=64)
+    with pytest.raises(ValueError, match="the data's image_size is 64, the backbone's 32: give both the same"):
+        make_trainer().fit(cls(backbone_ckpt=str(tmp_path / "small")), datamodule=data)
+
+
+@pytest.mark.parametrize("cls", TASKS)
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_checkpoint_of_another_task_is_refused_in_one_line(
+    stage: str, cls: type[BaseTask], tiny: BackboneConfig, checkpoint: Path, make_trainer: MakeTrainer
+) -> None:
+    task = cls(backbone=tiny, num_candidates=2) if cls is RetrievalTask else cls(backbone=tiny)
+    data = make_data() if cls is not VQATask else SyntheticVQADataModule(8, 4, 4, image_size=64)
+    told = (
+        f"^the checkpoint is of another task than {cls.__name__}: to start from its backbone, give it as backbone_ckpt$"
+    )
+    with pytest.raises(ValueError, match=told) as error:
+        getattr(make_trainer(), stage)(task, datamodule=data, ckpt_path=checkpoint)
+    assert "\n" not in str(error.value)
 
 
 def test_backbone_and_backbone_ckpt_together_are_refused(tiny: BackboneConfig, checkpoint: Path) -> None:

@@ -325,10 +325,9 @@ class BaseTask(LightningModule, ABC):
         if theirs is None or "trained_on" not in checkpoint:
             raise ValueError("the checkpoint was not written by a medvill_pl task")
         pairs = {name: (theirs.get(name), ours.get(name)) for name in _ARCHITECTURE}
-        pairs["mask_strategy"] = (
-            checkpoint["hyper_parameters"].get("mask_strategy"),
-            self.hparams.get("mask_strategy"),
-        )
+        strategies = [hparams.get("mask_strategy") for hparams in (checkpoint["hyper_parameters"], self.hparams)]
+        if all(strategies):  # else it is of another task, see below
+            pairs["mask_strategy"] = (strategies[0], strategies[1])
         differences = [
             "the tokenizer is another" if name == "tokenizer" else f"{name} is {there} there and {here} here"
             for name, (there, here) in pairs.items()
