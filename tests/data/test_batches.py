@@ -18,6 +18,7 @@ from medvill_pl.data.batches import (
     NonMatchingIndex,
     PairDataset,
     PairSampler,
+    QuestionDataset,
     index_negatives,
 )
 from medvill_pl.language import ReportTokenizer
@@ -417,3 +418,54 @@ def test_seed_of_a_pair_follows_from_run_split_epoch_and_index_alone(tokenizer: 
     assert len(set(seeds.values())) == len(seeds)
     together = make_dataset(tokenizer, split="val", seed=1)[BatchRequest(1, [3, 0, 2], [1, 0, 3])]
     assert together["seed"].tolist() == [seeds[1, "val", 1, index] for index in (3, 0, 2)]
+
+
+class ListedQuestions(ListedExamples):
+    """Questions in memory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.questions = ["no edema seen.", "edema.", "edema seen.", "seen."]
+        self.answers = ["yes", "no", "left", "no"]
+        self.answer_types = ["closed", "closed", "open", "closed"]
+        self.question_types = ["presence", "presence", "side", "presence"]
+        self.organs = ["chest", "head", "chest", "abdomen"]
+
+
+def make_questions(tokenizer: ReportTokenizer, split: str, max_words: int = 10) -> QuestionDataset:
+    return QuestionDataset(ListedQuestions(REPORTS, LABELS), tokenizer, max_words, split, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_batch_of_questions_by_hand(split: str, tokenizer: ReportTokenizer) -> None:
+    dataset = make_questions(tokenizer, split)
+    assert dataset.lengths.tolist() == [5, 3, 4, 3]  # of the questions, not of the reports
+    batch = dataset[BatchRequest(0, [2, 0], [2, 0])]
+    assert batch["input_ids"].tolist() == [[EDEMA, SEEN, DOT, SEP, 0], [NO, EDEMA, SEEN, DOT, SEP]]
+    assert batch["answer"] == ["left", "yes"]
+    assert batch["answer_type"] == ["open", "closed"]
+    assert batch["question_type"] == ["side", "presence"]
+    assert batch["organ"] == ["chest", "chest"]
+    assert batch["image"][:, 0, 0, 0].tolist() == [2, 0]
+    assert batch.get("report") == (None if split == "train" else ["edema seen.", "no edema seen."])
+    assert ("other_image" in batch) == (split == "test")
+
+
+def test_other_image_is_that_of_another_question_and_each_serves_once(tokenizer: ReportTokenizer) -> None:
+    batch = make_questions(tokenizer, "test")[BatchRequest(0, [0, 1, 2, 3], [0, 1, 2, 3])]
+    own, other = (batch[name][:, 0, 0, 0].tolist() for name in ("image", "other_image"))  # type: ignore[literal-required]
+    assert sorted(other) == sorted(own)
+    assert all(a != b for a, b in zip(own, other, strict=True))
+
+
+def test_one_question_is_a_batch_of_one(tokenizer: ReportTokenizer) -> None:
+    one, same = make_questions(tokenizer, "test")[3], make_questions(tokenizer, "test")[BatchRequest(0, [3], [3])]
+    assert one["answer"] == same["answer"] == ["no"]
+    torch.testing.assert_close(one["other_image"], same["other_image"])
+
+
+def test_long_questions_are_cut(tokenizer: ReportTokenizer) -> None:
+    with pytest.warns(UserWarning, match="2 of 4 texts of the test split are longer than 2 word pieces and were cut"):
+        batch = make_questions(tokenizer, "test", max_words=2)[BatchRequest(0, [0, 1], [0, 1])]
+    assert batch["input_ids"].tolist() == [[NO, EDEMA, SEP], [EDEMA, DOT, SEP]]
+    assert batch["is_cut"].tolist() == [True, False]
