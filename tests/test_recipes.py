@@ -1,5 +1,7 @@
 """Tests that every recipe is parsed and runs for a step, on generated data."""
 
+import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from medvill_pl import FINDINGS
 from medvill_pl.cli import main
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
+from medvill_pl.evaluation.results import Results
 
 ROOT = Path(__file__).parents[1]
 TRAINERS = sorted(path.name for path in (ROOT / "tasks/_trainer").glob("*.yaml"))
@@ -17,55 +21,100 @@ RECIPES = sorted(str(path.relative_to(ROOT / "tasks")) for path in (ROOT / "task
 ON_CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 
 
-@pytest.fixture
-def mimic_corpus(tmp_path: Path) -> Path:
-    """A prepared corpus that says it is MIMIC-CXR."""
+def write_prepared(folder: Path, source: str, credentialed: bool = False) -> Path:
+    """A prepared corpus of 14 rows, 4 of them for validation and 4 for test, that says where it comes from.
+
+    Each row has a report and a question, an organ and one or two of the findings.
+    """
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(12):
-        image = tmp_path / f"{number}.png"
+    for number in range(14):
+        image = folder / f"{source}-{number}.png"
         Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)).save(image)
-        labels = tuple(int(place == number % 3) for place in range(14))
-        split = ("train", "val", "test")[number % 3 if number > 8 else 0]
-        rows.append(Row(str(number), f"p{number}", split, str(image), f"report {number}", "AP", labels))  # type: ignore[arg-type]
-    # Each split needs two label sets for non-matching pairs.
-    rows += [
-        Row(f"{split}-b", f"q{split}", split, rows[0].image, "no edema", "AP", (1,) * 14)  # type: ignore[arg-type]
-        for split in ("val", "test")
-    ]
-    write_corpus(tmp_path / "mimic", rows, CorpusInfo("mimic-cxr", True, 32, []))
-    return tmp_path / "mimic"
+        row = Row(
+            id=str(number),
+            patient_id=f"p{number}",
+            split="train" if number < 6 else "val" if number < 10 else "test",
+            image=str(image),
+            report=f"{'mild' if number % 2 else 'no'} edema . heart size is normal .",
+            view="AP",
+            labels=tuple(int(place in (0, number % 4)) for place in range(14)),
+            question="is there edema?" if number % 3 else "which side is the edema on?",
+            answer=("left", "yes", "no")[number % 3],
+            answer_type="closed" if number % 3 else "open",
+            question_type="presence",
+            organ="chest" if number % 2 else "head",
+        )
+        rows.append(row)
+    write_corpus(folder / source, rows, CorpusInfo(source, credentialed, 32, list(FINDINGS)))
+    return folder / source
 
 
 @pytest.fixture
-def data_of(mimic_corpus: Path, make_pairs: Callable[..., Path]) -> dict[str, list[str]]:
-    """The options that point each recipe of a dataset at generated data."""
-    return {
-        "synthetic": [f"--data.init_args.num_{split}=8" for split in ("train", "val", "test")],
-        "pairs": [f"--data.init_args.table={make_pairs(24)}", "--data.init_args.patient_column=patient"],
-        "mimic_cxr": [f"--data.init_args.corpus={mimic_corpus}"],
-    }
+def data_of(tmp_path: Path, make_pairs: Callable[..., Path]) -> Callable[[str], list[str]]:
+    """The options that point a dataset's recipe at generated data."""
+
+    def options(dataset: str) -> list[str]:
+        if dataset == "synthetic":
+            return [f"--data.init_args.num_{split}=8" for split in ("train", "val", "test")]
+        if dataset == "pairs":
+            table = f"--data.init_args.table={make_pairs(24)}"
+            shares = [f"--data.init_args.{split}_fraction=0.25" for split in ("val", "test")]
+            return [table, "--data.init_args.patient_column=patient", *shares]
+        source = {"mimic_cxr": "mimic-cxr", "open_i": "open-i"}.get(dataset, "vqa-rad")
+        return [f"--data.init_args.corpus={write_prepared(tmp_path, source, source == 'mimic-cxr')}"]
+
+    return options
+
+
+OF_TASK = {
+    "retrieval": ["--model.init_args.num_candidates=2"],
+    "generation": ["--model.init_args.decoding={method: beam, num_beams: 2, max_words: 3}"],
+}
+"""Options that fit a task to so little data."""
+COLUMNS = {
+    "pretraining": ["id", "match_probability"],
+    "classification": ["id", *FINDINGS],
+    "retrieval": ["id", "match_probability", "report"],
+    "vqa": ["id", "question", "answer_1", "probability_1"],
+    "generation": ["id", "reference", "prediction"],
+}
+"""What the table of predictions begins with."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_fits_tests_and_predicts(
     recipe: str,
-    data_of: dict[str, list[str]],
+    data_of: Callable[[str], list[str]],
     tiny_model: list[str],
     tiny_data: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["-c", str(ROOT / "tasks" / recipe), *tiny_model, *tiny_data, *data_of[Path(recipe).stem], *ON_CPU]
+    monkeypatch.setattr("medvill_pl.results.inference_time", lambda *args: {})
+    task, dataset = Path(recipe).parent.name, Path(recipe).stem
+    words = ["-c", str(ROOT / "tasks" / recipe), *tiny_model, *tiny_data, *data_of(dataset), *ON_CPU]
+    words += OF_TASK.get(task, [])
     assert main(["fit", *words, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]) == 0
     checkpoint = next(tmp_path.glob("runs/*/version_0/checkpoints/best.ckpt"))
     assert main(["test", *words, f"--ckpt_path={checkpoint}"]) == 0
+    results = Results.read(next(tmp_path.glob("runs/*/version_1/test.parquet")))
+    assert all(math.isfinite(value) for value in results.config["scores"].values())
     assert main(["predict", *words, f"--ckpt_path={checkpoint}"]) == 0
-    header, *rows = next(tmp_path.glob("runs/*/*/predictions.csv")).read_text().splitlines()
-    assert header == "id,match_probability"
-    assert rows
-    assert all(0 <= float(row.split(",")[1]) <= 1 for row in rows)
+    with open(next(tmp_path.glob("runs/*/version_2/predictions.csv")), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {row["id"] for row in results.rows}
+    assert list(rows[0])[: len(COLUMNS[task])] == COLUMNS[task]
+    values = [float(value) for row in rows for name, value in row.items() if "probability" in name or name in FINDINGS]
+    assert all(0 <= value <= 1 for value in values)
+    assert values or task == "generation"
+
+
+def test_every_recipe_says_how_it_is_run() -> None:
+    for recipe in RECIPES:
+        text = (ROOT / "tasks" / recipe).read_text(encoding="utf-8")
+        assert f"medvill fit -c tasks/{recipe}" in text
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
