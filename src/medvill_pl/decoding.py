@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
 
 from medvill_pl.backbone import MedViLL
 from medvill_pl.masks import IMAGE, TEXT, MaskStrategy, may_attend
@@ -153,10 +154,11 @@ def generate(
         cache = _encode_prefix(backbone, visual_tokens, num_text=max_words * width)
         search = _Search.start(len(visual_tokens), width, max_words, visual_tokens.device)
         forbidden = _forbidden(backbone, visual_tokens.device)
+        num_tokens = backbone.tokenizer.vocab_size
         reports: dict[int, Generated] = {}
         for position in range(max_words):
             hidden = _step(backbone, cache, search, position)
-            log_p = backbone.mlm_logits(hidden.flatten(0, 1)).float().log_softmax(dim=1).unflatten(0, (-1, width))
+            log_p = backbone.mlm_logits(hidden.flatten(0, 1)).float().log_softmax(dim=1).view(-1, width, num_tokens)
             scores = _allow(log_p, forbidden, search.words[:, :, :position], config, backbone.tokenizer.sep_id)
             if draws is None:
                 parents, words = search.best_extensions(scores)
@@ -217,7 +219,7 @@ def log_likelihood(
         queries = _MaskQueries.make(backbone, visual_tokens, input_ids)
         hidden = _run(backbone, queries.hidden, queries.mask, queries.cache, queries.start)[:, -input_ids.shape[1] :]
         result = torch.full(input_ids.shape, torch.nan, device=input_ids.device)
-        places, targets = hidden[is_counted].split(_CHUNK), input_ids[is_counted].split(_CHUNK)
+        places, targets = (torch.split(values[is_counted], _CHUNK) for values in (hidden, input_ids))
         losses = [
             nn.functional.cross_entropy(backbone.mlm_logits(place).float(), target, reduction="none")
             for place, target in zip(places, targets, strict=True)
@@ -396,13 +398,13 @@ class _Cache:
         return self
 
 
-def _heads(projection: nn.Module, attention: nn.Module, hidden: Tensor) -> Tensor:
+def _heads(projection: nn.Linear, attention: BertSelfAttention, hidden: Tensor) -> Tensor:
     """Project to queries, keys or values, shape ``(B, heads, Q, d / heads)``."""
     projected: Tensor = projection(hidden)
-    return projected.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+    return projected.view(*hidden.shape[:2], attention.num_attention_heads, -1).transpose(1, 2)
 
 
-def _run_layer(index: int, layer: nn.Module, hidden: Tensor, mask: Tensor | None, cache: _Cache, start: int) -> Tensor:
+def _run_layer(index: int, layer: BertLayer, hidden: Tensor, mask: Tensor | None, cache: _Cache, start: int) -> Tensor:
     """Run one BERT layer on some tokens only, shape ``(B, Q, d)``, which attend to what is cached and to themselves."""
     attention = layer.attention.self
     query, key, value = (
