@@ -51,7 +51,8 @@ def main() -> None:
     words, maps = attention_of_pair(backbone, film, options.text or examples.reports[7], options.mask_strategy)
     np.save(options.output.with_suffix(".npy"), maps.numpy())
     heads = maps[:, options.layer] if options.head is None else maps[:, options.layer, options.head : options.head + 1]
-    figure = attention_figure(film, words, heads.mean(1), columns=6)
+    shown = [place for place, word in enumerate(words) if word.isalnum()]  # no punctuation marks
+    figure = attention_figure(film, [words[place] for place in shown], heads.mean(1)[shown], columns=6)
     figure.savefig(options.output.with_suffix(".png"), dpi=100)
     print(f"{options.output}.npy: {tuple(maps.shape)} = CLS and {len(words) - 1} words, layers, heads, rows, columns")
     most = int(heads.mean(1).sum((1, 2)).argmax())

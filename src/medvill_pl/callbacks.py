@@ -296,7 +296,7 @@ class PredictionTable(BasePredictionWriter):
         if rejected:
             path = free_name(self._target.with_name("rejected.csv"))
             write_atomically(path, _to_csv(list(rejected[0]), rejected))
-            rank_zero_info(f"{len(rejected):,} images could not be read: see {path}")
+            rank_zero_info(f"images that could not be read: {len(rejected):,}, see {path}")
 
 
 class SearchPage(Callback):
