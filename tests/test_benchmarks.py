@@ -52,3 +52,40 @@ def test_labeler_is_compared_with_given_labels(tmp_path: Path) -> None:
     # One of 28 cells differs: heart size is said to be normal.
     assert figures["as the original"]["agreement"] == pytest.approx(27 / 28)
     assert figures["as the original"]["positive micro F1"] == pytest.approx(0.8)
+
+
+@pytest.mark.slow
+def test_generation_is_compared_with_decoding_anew(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks/generation.py"), "--small", "--device", "cpu"]
+    command += ["--words", "5", "--batch", "1", "3", "--rounds", "1", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "both ways wrote the same" in done.stdout
+    rows = json.loads(out.read_text())["rows"]
+    ways = ("plain, float32", "cached, float32", "cached, bfloat16")
+    assert [(row["batch"], row["way"]) for row in rows] == [(batch, way) for batch in (1, 3) for way in ways]
+    for row in rows:
+        assert row["reports_a_second"] == pytest.approx(row["batch"] / row["seconds"])
+
+
+@pytest.mark.slow
+def test_perplexity_is_compared_with_n_passes(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks/perplexity.py"), "--small", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--reports", "3", "--passes", "4", "--json", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "speed-up in float32" in done.stdout
+    figures = json.loads(out.read_text())
+    assert 0 <= figures["largest_difference"] < 1e-4
+    assert [row["way"] for row in figures["rows"]] == [
+        "N passes, float32",
+        "one pass, float32",
+        "one pass, bfloat16, batch 3",
+    ]
