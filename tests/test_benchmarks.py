@@ -89,3 +89,17 @@ def test_perplexity_is_compared_with_n_passes(tmp_path: Path) -> None:
         "one pass, float32",
         "one pass, bfloat16, batch 3",
     ]
+
+
+@pytest.mark.slow
+def test_retrieval_is_compared_with_encoding_every_pair(tmp_path: Path) -> None:
+    script, out = ROOT / "benchmarks/retrieval.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--small", "--device", "cpu", "--batches", "2", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of it, aim 90%" in done.stdout
+    figures = json.loads(out.read_text())
+    assert figures["timed_pairs"] == 32
+    a_pair = figures["seconds_a_pair"]
+    assert figures["speed_up"]["plain"] == pytest.approx(a_pair["plain"] / a_pair["ours"])
+    assert figures["bound"] > 1
