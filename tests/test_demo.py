@@ -1,34 +1,65 @@
 """Tests of the demo, with a budget of seconds."""
 
-import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from medvill_pl import MedViLL
 from medvill_pl.cli import main
-from medvill_pl.demo import Budget, overlay, run
+from medvill_pl.demo import DEFAULT, FULL, Budget, Clock, best_possible, make_data, run
+from medvill_pl.demo.plain import log_likelihood
+from medvill_pl.demo.training import FilmFeatures
+from medvill_pl.evaluation.results import Results
+from medvill_pl.vision import VisionTrunk, make_trunk
+
+TASKS = ("classification", "retrieval", "vqa", "generation")
+SMALL = Budget(
+    num_train=64,
+    num_test=40,
+    num_retrieved=20,
+    trunk_steps=2,
+    pretraining=1,
+    classification=1,
+    retrieval=1,
+    vqa=1,
+    generation=1,
+)
 
 
 @pytest.mark.slow
-def test_demo_writes_a_page_and_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path / "demo", budget=Budget(num_train=96, num_test=32, trunk_steps=4, epochs=2))
+def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "demo", budget=SMALL)
     html = (tmp_path / "demo/report.html").read_text(encoding="utf-8")
     for told in (
-        "MLM: perplexity of hidden words",
-        "IRM: accuracy",
+        "plain ResNet-18",
+        "at best",
+        "label frequencies",
         "chance",
-        "word frequencies alone",
-        "Hidden words",
+        "a black film",
+        "the best constant report",
     ):
         assert told in html
-    assert html.count("<svg") == 1
-    assert html.count('class="card"') >= 4
-    assert not math.isnan(float(capsys.readouterr().out.split("MLM perplexity ")[1].split()[0]))
+    for heading in ("Pre-training", "Findings, from the film alone", "Retrieval", "Questions", "Reports"):
+        assert f"<h2>{heading}</h2>" in html
+    assert html.count("<svg") == 2
+    assert html.count('class="card"') == 4 + 3 + 2 + 4 + 4
+    assert html.count('class="hit ') == 2 * 2 * 4
+    assert ">nan<" not in html
+    numbers = re.findall(r"\d+\.\d{3}", capsys.readouterr().out[-1000:].split("findings, image only")[1])
+    assert len(numbers) == 16
+    for task in TASKS:
+        results = Results.read(tmp_path / "demo" / task / "test.parquet")
+        told_scores = results.config["scores"]
+        for name, value in results.scores().items():
+            assert told_scores[f"test/{name}"] == pytest.approx(value, abs=1e-6)
     backbone = MedViLL.from_pretrained(tmp_path / "demo/backbone")
-    assert backbone.trained_on == [{"name": "synthetic v1", "pairs": 96, "credentialed": False}]
+    assert backbone.trained_on == [{"name": "synthetic v1", "pairs": 64, "credentialed": False}]
+    film = torch.zeros(1, 1, 128, 128, dtype=torch.uint8)
+    assert backbone.encode_image(film).shape == (1, 64, 96)
 
 
 def test_demo_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,12 +68,50 @@ def test_demo_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err == f"medvill demo: Not a directory: {tmp_path}/file/demo\n"
 
 
-def test_overlay_is_brightest_where_attention_is() -> None:
-    film = np.full((64, 64), 100, dtype=np.uint8)
-    attention = torch.zeros(16)
-    attention[5] = 0.3  # second row, second column
-    colour = overlay(film, attention)
-    assert colour.shape == (64, 64, 3)
-    changed = np.abs(colour.astype(int) - 100).sum(axis=2)
-    assert np.unravel_index(changed.argmax(), changed.shape) == pytest.approx((24, 24), abs=6)
-    assert changed[48:, 48:].max() == 0
+@pytest.mark.parametrize(("options", "budget"), [([], DEFAULT), (["--full"], FULL)])
+def test_full_demo_gets_the_larger_budget(
+    options: list[str], budget: Budget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    monkeypatch.setattr("medvill_pl.demo.run", lambda *arguments: runs.append(arguments))
+    assert main(["demo", "--output", str(tmp_path), "--seed", "3", *options]) == 0
+    assert runs == [(tmp_path, 3, budget)]
+    assert all(more >= less for more, less in zip(FULL, DEFAULT, strict=True))
+
+
+def test_best_possible_is_the_grammars_own() -> None:
+    data = make_data(SMALL, seed=0)
+    best = best_possible(data)["generation"]
+    assert 1.2 < best["perplexity"] < 1.6
+    assert best["clinical_f1"] > 0.85
+
+
+def test_features_of_a_film_are_computed_once() -> None:
+    torch.manual_seed(0)
+    trunk = VisionTrunk(make_trunk("resnet_tiny"))
+    features = FilmFeatures(trunk)
+    calls = []
+    trunk.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    films = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
+    expected = trunk(films)
+    calls.clear()
+    both = features(films[[0, 1, 0]]), features(films[[2, 1]])
+    assert calls == [2, 1]
+    torch.testing.assert_close(torch.cat(both), expected[[0, 1, 0, 2, 1]], rtol=0.05, atol=0.05)
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    assert not nn.Sequential(features).train()[0].trunk.training
+
+
+def test_likelihood_of_findings_takes_them_as_independent() -> None:
+    probability = np.array([[0.9, 0.2]], dtype=np.float32)
+    sets = np.array([[True, False], [False, True]])
+    expected = np.log([[0.9 * 0.8, 0.1 * 0.2]])
+    np.testing.assert_allclose(log_likelihood(probability, sets), expected, rtol=1e-5)
+
+
+def test_clock_times_each_part() -> None:
+    clock = Clock()
+    clock.stop("one")
+    clock.stop("two")
+    assert list(clock.seconds) == ["one", "two"]
+    assert all(seconds >= 0 for seconds in clock.seconds.values())

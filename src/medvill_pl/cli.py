@@ -73,16 +73,19 @@ def _label(verb: str, options: list[str]) -> None:
 
 
 def _demo(verb: str, options: list[str]) -> None:
-    parser = _Parser(f"medvill {verb}", description="Pre-train a small backbone on the embedded corpus and show it.")
+    parser = _Parser(
+        f"medvill {verb}", description="Pre-train on the embedded corpus, fine-tune and test all tasks, and show it."
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("demo"), help="folder to write report.html to (default: demo)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and masking (default: 0)")
+    parser.add_argument("--full", action="store_true", help="train longer on more films, for better figures")
     chosen = parser.parse_args(options)
 
-    from medvill_pl.demo import run
+    from medvill_pl.demo import DEFAULT, FULL, run
 
-    run(chosen.output, chosen.seed)
+    run(chosen.output, chosen.seed, FULL if chosen.full else DEFAULT)
 
 
 class _Verb(NamedTuple):
@@ -97,7 +100,7 @@ _VERBS = {
     "predict": _Verb(_job, "write a table of predictions for the test split"),
     "tokenizer": _Verb(_tokenizer, "train a WordPiece vocabulary on the reports of a corpus"),
     "label": _Verb(_label, "label reports with the 14 CheXpert observations"),
-    "demo": _Verb(_demo, "pre-train a small backbone on the embedded corpus and show it on a page"),
+    "demo": _Verb(_demo, "pre-train and test all tasks on the embedded corpus and show it on a page"),
 }
 _HELP = f"""usage: medvill VERB [OPTIONS]
 
