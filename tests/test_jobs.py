@@ -197,6 +197,16 @@ def test_predictions_of_two_processes_are_one_table(tiny_job: list[str], tmp_pat
 
 
 @pytest.mark.slow
+def test_search_of_two_processes_is_one_page(search_job: list[str], tmp_path: Path) -> None:
+    words = [str(ROOT / "tasks/run.py"), "--", *search_job]
+    command = fabric_run("--devices", "2", "--strategy", "ddp", *words)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.rglob("search.html")
+    assert [f"<strong>{rank}. test" in page.read_text() for rank in (1, 2, 3, 4, 5)] == [True] * 4 + [False]
+
+
+@pytest.mark.slow
 def test_devices_that_disagree_with_fabric_run_fail_loudly(job: list[str], tmp_path: Path) -> None:
     command = fabric_run("--devices", "2", str(ROOT / "tasks/run.py"), "--", *job, "--trainer.devices=1")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)

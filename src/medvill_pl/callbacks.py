@@ -318,6 +318,7 @@ class SearchPage(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing found."""
+        self._target = Path(self.path) if self.path else run_folder(trainer) / "search.html"
         self._rows: list[Mapping[str, Any]] = []
         self._same_image: list[str] = []
 
@@ -359,7 +360,7 @@ class SearchPage(Callback):
             _query_card(pl_module, findings, corpus),
             *_found(rows, corpus, findings, self.num_best, self.num_worst),
         ]
-        path = free_name(Path(self.path) if self.path else run_folder(trainer) / "search.html")
+        path = free_name(self._target)
         page.write_page(path, "Search", parts)
         rank_zero_info(f"the best of them are shown in {path}")
 
