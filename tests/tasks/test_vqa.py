@@ -45,6 +45,12 @@ def make_task(backbone: BackboneConfig, answers: list[str] | None = None, **argu
     return task.eval()
 
 
+def test_head_starts_with_equally_likely_answers(tiny: BackboneConfig) -> None:
+    task = VQATask(tiny, answers=["left", "no", "right", "yes"])
+    assert task.head is not None
+    assert task.head.bias.sigmoid().tolist() == pytest.approx([0.25] * 4)
+
+
 def training_answers(data: SyntheticVQADataModule) -> list[str]:
     return sorted(set(data.examples("train").answers))
 

@@ -1,5 +1,6 @@
 """Visual question answering: choosing among the answers of the training split (MedViLL, Sec. IV-C.3)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -65,6 +66,9 @@ class VQATask(BaseTask):
         self.answers = list(answers)
         self._class_of = {answer: index for index, answer in enumerate(self.answers)}
         self.head = make_head(self.backbone.hparams["hidden_size"], len(self.answers)).to(self.device)
+        # All answers are equally likely at first. With a bias of 0, the first steps would only learn that nearly all
+        # answers are wrong, and press the backbone's CLS into one direction for all questions.
+        nn.init.constant_(self.head.bias, -math.log(max(1, len(self.answers) - 1)))
 
     def setup(self, stage: str) -> None:
         """Build what every task needs, and learn the answers of the training split.
