@@ -56,6 +56,7 @@ def test_configuration_stands_beside_the_results(
     assert config["backbone"]["tokenizer"].endswith("tokens")  # not the whole vocabulary
     assert config["trained_on"] == [{"name": make_data().name, "pairs": 8, "credentialed": False}]
     assert (config["data"]["name"], config["data"]["seed"]) == (make_data().name, 5)
+    assert config["data"]["arguments"].items() >= {"batch_size": 3, "image_size": 64}.items()
     assert config["checkpoint"] == str(tmp_path / "task.ckpt")
     assert config["device"] == "cpu, 1 threads"
     assert config["scores"] == {name: value.item() for name, value in tester.callback_metrics.items()}

@@ -41,6 +41,7 @@ class PreparedDataModule(BaseDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        self.save_hyperparameters(logger=False)
         self.corpus = Path(corpus)
         source = CorpusInfo.read(self.corpus).source
         if source != self.name:

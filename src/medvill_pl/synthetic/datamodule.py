@@ -139,6 +139,7 @@ class SyntheticDataModule(BaseDataModule):
         corpus_seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        self.save_hyperparameters(logger=False)
         self.num_pairs: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         for split, number in self.num_pairs.items():
             if number < 1:
@@ -192,6 +193,7 @@ class SyntheticVQADataModule(BaseDataModule):
         corpus_seed: int = 0,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed)
+        self.save_hyperparameters(logger=False)
         self._films = SyntheticDataModule(
             num_train, num_val, num_test, tokenizer, image_size, num_workers=num_workers, corpus_seed=corpus_seed
         )
