@@ -46,6 +46,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return render(study, size)
 
     monkeypatch.setattr(datamodule, "render", render_and_note)
+    datamodule._examples.cache_clear()  # the films of a process are drawn once for all its data modules
     return seen
 
 
@@ -62,9 +63,11 @@ def test_batches_are_as_documented(split: Split) -> None:
             "text_mask": ((size, length), torch.bool),
             "labels": ((size, 14), torch.float32),
             "matched": ((size,), torch.bool),
+            "is_cut": ((size,), torch.bool),
             "seed": ((size,), torch.int64),
         }
-        assert set(batch) == {"id", *shapes_and_types}
+        texts = {"id"} if split == "train" else {"id", "report"}
+        assert set(batch) == texts | set(shapes_and_types)
         for name, (shape, dtype) in shapes_and_types.items():
             tensor = batch[name]  # type: ignore[literal-required]
             assert (tensor.shape, tensor.dtype) == (shape, dtype), name
