@@ -434,8 +434,9 @@ def _found(
         is_right = [set(corpus.of_id(row["id"]) or ()) == set(expected) for row in rows]
         parts.append(
             page.paragraph(
-                f"Green results have the query's set of positive findings: {sum(is_right[:num_best])} of the first "
-                f"{min(num_best, len(rows))}, and {sum(is_right):,} of all {len(rows):,}."
+                f"Green frames have the query's set of positive findings: {sum(is_right[:num_best])} of the first "
+                f"{min(num_best, len(rows))}, and {sum(is_right):,} of all {len(rows):,}. Single findings are green "
+                "where the query has them too."
             )
         )
     best, rest = rows[:num_best], rows[num_best:]
