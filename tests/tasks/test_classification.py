@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
-from medvill_pl import FINDINGS, Batch, ClassificationTask, SyntheticDataModule
+from medvill_pl import FINDINGS, Batch, ClassificationTask, FolderDataModule, SyntheticDataModule
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Split
 from medvill_pl.synthetic.datamodule import SyntheticExamples
@@ -218,6 +220,19 @@ def test_prediction_is_a_table_with_a_probability_a_finding(tiny: BackboneConfig
     for row in rows:
         assert list(row) == ["id", *FINDINGS]
         assert [row[finding] for finding in FINDINGS] == pytest.approx(expected[row["id"]]["probability"], abs=1e-6)
+
+
+def test_folder_without_reports_is_told_to_a_task_that_reads_them(
+    tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "film.png")
+    data = FolderDataModule(str(tmp_path), "", "synthetic", image_size=64, num_workers=0)
+    with pytest.warns(UserWarning, match="reads image and report, but the images come without one"):
+        make_trainer().predict(make_task(tiny, use_report=True), datamodule=data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_trainer().predict(make_task(tiny), datamodule=data)
+    assert not [warning for warning in caught if "without one" in str(warning.message)]
 
 
 def test_examples_for_a_table_name_what_is_there_and_what_is_likely(tiny: BackboneConfig) -> None:

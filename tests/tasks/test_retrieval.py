@@ -1,5 +1,6 @@
 """Image-report retrieval: loss, trials and search, with a tiny backbone."""
 
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from medvill_pl import Batch, RetrievalTask, SyntheticDataModule
 from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import derive_seed
+from medvill_pl.callbacks import PredictionTable
 from medvill_pl.data.images import read_grey
 from medvill_pl.evaluation.retrieval import draw_trials
 from medvill_pl.tasks import retrieval
@@ -143,6 +145,14 @@ def test_every_image_passes_the_cnn_once(
     assert sum(scored) == 11 * 11  # every pair of the pool once, although it is in both directions
 
 
+def test_trials_are_scored_in_the_precision_of_the_trainer(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+    task, modes = make_task(tiny), []
+    task.backbone.encoder.register_forward_hook(lambda *args: modes.append(torch.is_autocast_enabled("cpu")))
+    make_trainer(precision="bf16-mixed").test(task, datamodule=make_data(), verbose=False)
+    assert modes
+    assert all(modes)
+
+
 def test_frequency_ranker_knows_label_frequencies_only(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     data, task = make_data(), make_task(tiny, num_candidates=11)
     make_trainer().test(task, datamodule=data, verbose=False)
@@ -222,6 +232,16 @@ def test_search_by_image_ranks_the_reports(tiny: BackboneConfig, make_trainer: M
     assert_ranked(
         found, {name: logit_of(task, film, text) for name, text in zip(examples.ids, examples.reports, strict=True)}
     )
+
+
+def test_ranked_list_is_written(tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    task, table = make_task(tiny, query_text="no edema ."), tmp_path / "found.csv"
+    trainer = make_trainer(callbacks=[PredictionTable(str(table))])
+    expected = search(task, make_data(), trainer)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["rank", "id", "match_probability", "report"]
+    assert [(int(row["rank"]), row["id"]) for row in rows] == [(row["rank"], row["id"]) for row in expected]
 
 
 def test_without_a_query_every_image_is_matched_with_its_own_report(

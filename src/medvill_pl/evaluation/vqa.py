@@ -19,7 +19,7 @@ def vqa_scores(rows: Sequence[Row], context: Mapping[str, Any]) -> dict[str, flo
 
     Returns:
         ``accuracy`` over all questions, with ``_closed`` and ``_open`` for those alone, by
-        ``/organ/{organ}`` and ``/type/{question_type}``; ``ceiling`` (with the same endings), the share of
+        ``/organ/{organ}`` and ``/type/{question_type}``; ``ceiling`` (also ``_closed`` and ``_open``), the share of
         answers that occur in training; ``accuracy_blank``, ``accuracy_shuffled`` and ``accuracy_commonest``,
         the same without the image's help.
     """

@@ -81,6 +81,8 @@ class ClassificationTask(BaseTask):
             self._is_labelled = torch.tensor([finding in part.examples.labelled for finding in FINDINGS])
         if stage != "predict" and not self._is_labelled.any():
             raise ValueError("the corpus labels no finding, so there is nothing to classify: prepare it with labels")
+        if self.use_report and getattr(getattr(self.trainer, "datamodule", None), "text", None) == "":
+            rank_zero_warn("the task reads image and report, but the images come without one: give the folder a text")
         if self.use_report and stage == "fit":
             rank_zero_warn(
                 "the report is part of the input: labels that were read off the reports can be read off them again, "
