@@ -26,7 +26,7 @@ ALLOWED = {
     "evaluation": set(),
     "results": {"evaluation"},
     "decoding": {"backbone", "language", "vision"},
-    "tasks": {"backbone", "data", "decoding", "evaluation", "labeler", "language", "results"},
+    "tasks": {"backbone", "data", "decoding", "evaluation", "labeler", "language", "results", "weights"},
     "checkpoints": set(),
     "callbacks": {"backbone", "data", "decoding", "evaluation", "labeler", "page", "results", "tasks"},
     "page": set(),

@@ -218,11 +218,17 @@ def table_rows(task: _Shows, batch: Batch, num_examples: int) -> list[dict[str, 
         film = batch["image"][place, 0].cpu().numpy()
         pictures: dict[str, object] = {"image": film, "attention of CLS": overlay(film, of_cls[place])}
         if of_words is not None:
-            best = int(of_words[place].sum((1, 2)).argmax())
-            pictures["word"] = task.backbone.tokenizer.tokens([int(batch["input_ids"][place, best])])[0]
+            tokens = task.backbone.tokenizer.tokens(batch["input_ids"][place].tolist())
+            best = _most_looking(tokens, of_words[place].sum((1, 2)).tolist())
+            pictures["word"] = tokens[best]
             pictures["attention of the word"] = overlay(film, of_words[place, best])
         rows.append({"id": row["id"], **pictures, **row})
     return rows
+
+
+def _most_looking(tokens: Sequence[str], shares: Sequence[float]) -> int:
+    """The place of the word piece that looks at the image most; of a punctuation mark only where there is no other."""
+    return max(range(len(tokens)), key=lambda at: (shares[at] > 0 and tokens[at].strip("#").isalnum(), shares[at]))
 
 
 def _attention(task: _Shows, batch: Batch) -> tuple[Tensor, Tensor | None]:
