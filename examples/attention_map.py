@@ -55,7 +55,7 @@ def main() -> None:
     figure = attention_figure(film, [words[place] for place in shown], heads.mean(1)[shown], columns=6)
     figure.savefig(options.output.with_suffix(".png"), dpi=100)
     print(f"{options.output}.npy: {tuple(maps.shape)} = CLS and {len(words) - 1} words, layers, heads, rows, columns")
-    most = int(heads.mean(1).sum((1, 2)).argmax())
+    most = max(shown, key=lambda place: float(heads[place].sum()))
     print(f"{options.output}.png: {words[most]!r} looks at the film most")
 
 
