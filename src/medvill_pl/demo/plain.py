@@ -114,7 +114,8 @@ class PlainModel:
         target = torch.tensor([answers.index(answer) for answer in train.answers])
         for _ in range(steps):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(score(asked, seen), target).backward()
+            loss = nn.functional.cross_entropy(score(asked, seen), target)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return [answers[index] for index in score(*encode(test)).argmax(1).tolist()]
 

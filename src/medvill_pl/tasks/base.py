@@ -80,7 +80,6 @@ class BaseTask(LightningModule, ABC):
         ValueError: if both ``backbone`` and ``backbone_ckpt`` are given, or weights do not fit.
     """
 
-    monitor, mode = "val/loss", "min"
     results_metrics = ""
     """Import path of the function that scores the rows of :attr:`results`; empty for none."""
     unused: tuple[str, ...] = ("text_cls_place", "pooler", "mlm_head")
