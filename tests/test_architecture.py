@@ -28,9 +28,10 @@ ALLOWED = {
     "decoding": {"backbone", "language", "vision"},
     "tasks": {"backbone", "data", "decoding", "evaluation", "labeler", "language", "results", "weights"},
     "checkpoints": set(),
-    "callbacks": {"backbone", "data", "decoding", "evaluation", "labeler", "page", "results", "tasks"},
+    "callbacks": {"backbone", "decoding", "evaluation", "results", "tasks"},
     "page": set(),
-    "jobs": {"callbacks", "checkpoints", "results"},
+    "search": {"data", "labeler", "page", "results", "tasks"},
+    "jobs": {"callbacks", "checkpoints", "results", "search"},
     "demo": {"backbone", "data", "evaluation", "jobs", "labeler", "page", "results", "synthetic", "tasks", "vision"},
     "cli": {"data", "demo", "jobs", "labeler", "language"},
 }

@@ -47,7 +47,7 @@ def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: p
         assert f"<h2>{heading}</h2>" in html
     assert html.count("<svg") == 2
     assert html.count('class="card"') == 4 + 3 + 2 + 4 + 4
-    assert html.count('class="hit ') == 2 * 2 * 4
+    assert html.count('class="result ') == 2 * 2 * 4
     assert ">nan<" not in html
     numbers = re.findall(r"\d+\.\d{3}", capsys.readouterr().out[-1000:].split("findings, image only")[1])
     assert len(numbers) == 16

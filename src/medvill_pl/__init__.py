@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medvill_pl.backbone import BackboneConfig, BackboneOutput, MedViLL
     from medvill_pl.batch import FINDINGS, Batch
-    from medvill_pl.callbacks import ExampleTable, Throughput
+    from medvill_pl.callbacks import ExampleTable, PredictionTable, Throughput
     from medvill_pl.checkpoints import AtomicCheckpointIO
     from medvill_pl.data.folder import FolderDataModule
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medvill_pl.language import ReportTokenizer
     from medvill_pl.masks import MaskStrategy, attention_mask
     from medvill_pl.results import ResultTable
+    from medvill_pl.search import SearchPage
     from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticVQADataModule
     from medvill_pl.tasks.base import BaseTask, StepOutput
     from medvill_pl.tasks.classification import ClassificationTask
@@ -51,10 +52,12 @@ _HOME = {
     "MedViLL": "backbone",
     "OpenIDataModule": "data.open_i",
     "PairsDataModule": "data.pairs",
+    "PredictionTable": "callbacks",
     "PretrainingTask": "tasks.pretraining",
     "ReportTokenizer": "language",
     "ResultTable": "results",
     "RetrievalTask": "tasks.retrieval",
+    "SearchPage": "search",
     "StepOutput": "tasks.base",
     "SyntheticDataModule": "synthetic.datamodule",
     "SyntheticVQADataModule": "synthetic.datamodule",
@@ -83,10 +86,12 @@ __all__ = [
     "MedViLL",
     "OpenIDataModule",
     "PairsDataModule",
+    "PredictionTable",
     "PretrainingTask",
     "ReportTokenizer",
     "ResultTable",
     "RetrievalTask",
+    "SearchPage",
     "StepOutput",
     "SyntheticDataModule",
     "SyntheticVQADataModule",

@@ -22,8 +22,6 @@ figcaption { color: #5a6675; font-size: .9rem; }
 .card { display: flex; gap: 1.2rem; background: #fff; border: 1px solid #dde2e8; border-radius: 6px;
   padding: 1rem; margin: 1rem 0; align-items: flex-start; flex-wrap: wrap; }
 .card > div { flex: 1 1 22rem; } .card img { width: 256px; height: 256px; background: #000; }
-.hits { display: flex; gap: .8rem; flex-wrap: wrap; } .hit { width: 10.5rem; margin: 0; border-top: 5px solid; }
-.hit img { width: 100%; background: #000; } .good { border-color: #4c9f6b; } .bad { border-color: #c8624f; }
 .results { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 1rem;
   margin: 1rem 0; }
 .result { display: flex; gap: 1rem; background: #fff; border: 1px solid #dde2e8; border-left: 5px solid #aab4c0;
@@ -86,16 +84,6 @@ def picture(pixels: Any, title: str = "") -> str:
 def card(*parts: str) -> str:
     """Pictures and text side by side."""
     return f'<div class="card">{"".join(parts)}</div>'
-
-
-def hits(pictures: Sequence[tuple[Any, str, bool]]) -> str:
-    """Small pictures in a row: pixels, a caption, and whether each is right (its frame is green) or wrong (red)."""
-    parts = [
-        f'<figure class="hit {"good" if is_right else "bad"}">{picture(pixels)}'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for pixels, caption, is_right in pictures
-    ]
-    return f'<div class="hits">{"".join(parts)}</div>'
 
 
 def tags(names: Sequence[str], expected: Collection[str] | None = None) -> str:

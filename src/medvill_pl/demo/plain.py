@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, derive_seed
 from medvill_pl.data.batches import Examples
-from medvill_pl.demo.training import IS_BF16_FASTER, step_on_labels, training_films
+from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets, training_films
 from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
@@ -39,7 +39,7 @@ class PlainModel:
         start, self.num_steps = time.perf_counter(), 0
         with tqdm(desc="training a plain ResNet-18", unit="step") as bar:
             while time.perf_counter() - start < seconds:
-                step_on_labels(self._logits, films, labels, optimizer)
+                step_on_targets(self._logits, films, labels, optimizer)
                 self.num_steps += 1
                 bar.update()
         self._cnn.eval()

@@ -15,7 +15,6 @@ from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.demo import STRATEGY, Pretrained, Story
 from medvill_pl.demo.training import History
 from medvill_pl.evaluation.figures import attention_on_image, overlay
-from medvill_pl.evaluation.retrieval import label_sets
 from medvill_pl.results import cut_batch
 from medvill_pl.tasks.classification import ClassificationTask
 from medvill_pl.tasks.generation import GenerationTask
@@ -38,8 +37,8 @@ def write_report_page(path: Path, story: Story) -> None:
         ),
         page.paragraph(
             "The plain ResNet-18 learnt the findings of the same films from nothing, for as many seconds as the CNN "
-            "and the classifier here took together; its findings then rank, answer and choose a training report. At best "
-            "stands what a reader would reach who sees every film perfectly.",
+            "and the classifier here took together; its findings then rank, answer and choose a training report. At "
+            "best stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
         *_pretraining(story),
@@ -78,13 +77,13 @@ def summary(story: Story) -> str:
 def _how(story: Story) -> str:
     budget = story.budget
     return (
-        f"{budget.num_train:,} pairs. First the CNN alone learnt to predict findings from the training films "
-        f"({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper starts from; it was then "
-        f"kept as it was. {budget.pretraining} epochs of MLM and IRM trained a transformer of 2 layers, 96 wide, on top "
-        f"of it. Each task went on from there with a copy: {budget.classification} epochs of classification, "
-        f"{budget.retrieval} of retrieval, {budget.vqa} of question answering and {budget.generation} of report "
-        "generation, which predicts every word from those before it instead of a hidden few. The results of each test "
-        "lie beside this page, example by example, as Parquet."
+        f"{budget.num_train:,} pairs. First the CNN alone learnt to predict the findings of the training films and the "
+        f"words of their reports ({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper "
+        f"starts from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM trained a transformer of "
+        "2 layers, 96 wide, on top of it. Each task went on from there with a copy: "
+        f"{budget.classification} epochs of classification, {budget.retrieval} of retrieval, {budget.vqa} of question "
+        f"answering and {budget.generation} of report generation, which predicts every word from those before it "
+        "instead of a hidden few. The results of each test lie beside this page, example by example, as Parquet."
     )
 
 
@@ -296,8 +295,7 @@ def _retrieval(story: Story) -> list[str]:
         ),
         page.table(HEADER, rows),
         page.paragraph(
-            f"The best four of {POOL}; green where the findings are the query's, red where they are not, first four "
-            "reports for a film, then four films for a report."
+            f"The best four of {POOL}; frames are green where the findings are the query's, red where they are not."
         ),
         *_searches(task, story.data["retrieval"].datasets["test"].examples),
     ]
@@ -306,38 +304,35 @@ def _retrieval(story: Story) -> list[str]:
 @torch.inference_mode()
 def _searches(task: RetrievalTask, examples: Any, queries: Sequence[int] = (3, 11)) -> list[str]:
     """Search the first test pairs by a film and by a report, as the paper's Fig. 7 shows it."""
-    pool = range(min(POOL, len(examples.ids)))
-    films = torch.stack([examples.image(index) for index in pool])
+    number = min(POOL, len(examples.ids))
+    films = torch.stack([examples.image(index) for index in range(number)])
     tokens = task.backbone.encode_image(films)
-    ids, mask = task.pad(task.encode_texts([examples.reports[index] for index in pool]))
-    sets = label_sets(examples.labels)
+    ids, mask = task.pad(task.encode_texts(list(examples.reports[:number])))
     parts = []
     for query in queries:
-        own = page.picture(films[query, 0].numpy())
-        note = page.paragraph(_named(examples, query), is_note=True)
-        told = f"<div><p>{escape(examples.reports[query])}</p>{note}</div>"
+        findings = _positive(examples, query)
+        told = f"<div><p>{escape(examples.reports[query])}</p><p>{page.tags(findings, findings)}</p></div>"
+        parts.append(page.card(page.picture(films[query, 0].numpy()), told))
         by_film = task(tokens[query].expand_as(tokens), ids, mask)
         by_text = task(tokens, ids[query].expand_as(ids), mask[query].expand_as(mask))
-        found = [
-            page.hits(
-                [
-                    (
-                        films[index, 0].numpy(),
-                        f"{rank}. {caption(index)} ({_named(examples, index)})",
-                        bool(sets[index] == sets[query]),
-                    )
-                    for rank, index in enumerate(logits.topk(4).indices.tolist(), start=1)
-                ]
-            )
-            for logits, caption in ((by_film, lambda index: examples.reports[index]), (by_text, lambda index: ""))
-        ]
-        parts.append(page.card(own, told, *found))
+        for logits, name in ((by_film, "Reports for this film"), (by_text, "Films for this report")):
+            best = enumerate(logits.topk(min(4, number)).indices.tolist(), start=1)
+            found = [
+                page.result(
+                    films[index, 0].numpy(),
+                    f"{rank}. {examples.ids[index]}" + " (its own)" * (index == query),
+                    examples.reports[index],
+                    _positive(examples, index),
+                    findings,
+                )
+                for rank, index in best
+            ]
+            parts += [page.paragraph(name, is_note=True), page.results(found)]
     return parts
 
 
-def _named(examples: Any, index: int) -> str:
-    positive = [finding for finding, label in zip(FINDINGS, examples.labels[index], strict=True) if label == 1]
-    return ", ".join(positive) or "no positive finding"
+def _positive(examples: Any, index: int) -> list[str]:
+    return [finding for finding, label in zip(FINDINGS, examples.labels[index], strict=True) if label == 1]
 
 
 def _vqa(story: Story) -> list[str]:

@@ -64,13 +64,15 @@ class Budget(NamedTuple):
 
 
 def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
-    """Teach a small CNN to see: it predicts the labels of the training films.
+    """Teach a small CNN to see: it predicts the findings of each training film and the words of its report.
 
     It stands in for the ImageNet weights that the paper's trunk starts from, which no machine can
     make in a minute.
     """
     trunk = VisionTrunk(make_trunk("resnet_small").to(memory_format=torch.channels_last))
-    head = nn.Linear(2 * trunk.channels, 14)
+    films, labels = training_films(data)
+    targets = torch.cat([labels, _report_words(data)], dim=1)
+    head = nn.Linear(2 * trunk.channels, targets.shape[1])
 
     def logits_of(films: Tensor) -> Tensor:
         features = trunk(films).flatten(2)
@@ -79,9 +81,8 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
 
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
-    films, labels = training_films(data)
     for _ in tqdm(range(steps), "training the CNN"):
-        step_on_labels(logits_of, films, labels, optimizer)
+        step_on_targets(logits_of, films, targets, optimizer)
         schedule.step()
     return trunk
 
@@ -93,12 +94,22 @@ def training_films(data: SyntheticDataModule) -> tuple[Tensor, Tensor]:
     return torch.stack([examples.image(index) for index in tqdm(range(len(labels)), "drawing films")]), labels
 
 
-def step_on_labels(logits_of: Any, films: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step of a CNN on 64 films drawn at random."""
+def _report_words(data: SyntheticDataModule) -> Tensor:
+    """Which words each training report has, of those that neither nearly all nor nearly none have; 0 or 1, float32."""
+    encoded = data.tokenizer.encode(data.datasets["train"].examples.reports)
+    words = torch.zeros(len(encoded), data.tokenizer.vocab_size)
+    for row, ids in zip(words, encoded, strict=True):
+        row[ids] = 1
+    share = words.mean(0)
+    return words[:, (share > 0.005) & (share < 0.95)]
+
+
+def step_on_targets(logits_of: Any, films: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step of a CNN on 64 films drawn at random, towards targets of 0 and 1, one column each."""
     chosen = torch.randint(len(films), (64,))
     with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
         logits = logits_of(films[chosen].contiguous(memory_format=torch.channels_last))
-    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels[chosen])
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets[chosen])
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
