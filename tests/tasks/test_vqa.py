@@ -41,7 +41,9 @@ def make_task(backbone: BackboneConfig, answers: list[str] | None = None, **argu
     """A task whose answers depend on image and question."""
     torch.manual_seed(0)
     task = VQATask(backbone, answers=answers, **({"lr": 1e-2} | arguments))
-    torch.nn.init.normal_(task.backbone.report_embedding.word.weight)
+    for name, weight in task.named_parameters():
+        if weight.ndim == 2 and "trunk" not in name:
+            torch.nn.init.normal_(weight, std=0.3)
     return task.eval()
 
 
@@ -104,6 +106,8 @@ def test_test_scores_every_question_with_the_real_a_black_and_another_image(
         )
         assert row["is_known"] == (answer in of_answers)
         losses.append(sum(-math.log(p if a == answer else 1 - p) for a, p in of_answers.items()))
+    for column in ("prediction_blank", "prediction_shuffled"):
+        assert any(row[column] != row["prediction"] for row in rows.values())  # else the image would not matter
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert logged["test/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
