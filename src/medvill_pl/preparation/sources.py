@@ -183,3 +183,39 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
         os.utime(beside, (changed, changed))
         os.replace(beside, folder / base)
         there.add(base)
+
+
+ARCHIVES = (".tgz", ".tar.gz", ".tar", ".zip")
+
+
+def find_images(source: Path, pattern: str, names: Sequence[str], publisher: str) -> Path:
+    """Find the folder that holds images, or the archive that they are shipped in.
+
+    Args:
+        source: where to look, with its direct subfolders.
+        pattern: what an image file is called, such as ``CXR*.png``.
+        names: names or patterns of folder or archive.
+        publisher: where it can be had, for the message.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    for folder in (source, *sorted(path for path in source.glob("*") if path.is_dir())):
+        if next(folder.glob(pattern), None):
+            return folder
+    found = find(source, names, publisher)
+    if found.is_file() and not found.name.endswith(ARCHIVES):
+        raise FileNotFoundError(f"{found} is neither a folder of images nor an archive: get it from {publisher}")
+    return found
+
+
+def image_folder(images: Path, output: Path, wanted: Callable[[str], bool]) -> Path:
+    """The folder of the images: that given, or one beside the output that the archive given is unpacked to.
+
+    The caller removes the latter when the corpus is whole.
+    """
+    if images.is_dir():
+        return images
+    folder = output.with_name(f".{output.name}.images")
+    unpack(images, folder, wanted)
+    return folder
