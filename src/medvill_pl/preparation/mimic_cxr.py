@@ -59,7 +59,12 @@ def find_mimic_cxr(source: Path) -> MIMICCXRFiles:
     """
     names = ("metadata", "split", "chexpert")
     tables = [
-        find(source, [f"mimic-cxr-2.*-{name}.csv.gz", f"mimic-cxr-2.*-{name}.csv"], _IMAGES_FROM) for name in names
+        find(
+            source,
+            [f"mimic-cxr-2.0.0-{name}.csv.gz", f"mimic-cxr-2.*-{name}.csv.gz", f"mimic-cxr-2.*-{name}.csv"],
+            _IMAGES_FROM,
+        )
+        for name in names
     ]
     images = find(source, ["files"], _IMAGES_FROM)
     try:

@@ -119,7 +119,20 @@ class OpenIReport:
 
 
 _UID = re.compile(r"CXR\d{1,9}")
-_IMAGE_ID = re.compile(r"CXR\d{1,9}_IM(-\d{1,9}){1,3}")
+_IMAGE_ID = re.compile(r"CXR\d{1,9}_IM(?:-\d{1,9}){1,3}")
+_DOUBLED = re.compile(r"^(?:CXR)?(\d+)_(?:\1_)?IM-")
+
+
+def image_id(name: str) -> str:
+    """The identifier of an image of Open-I: ``CXR``, report, ``_IM-`` and numbers.
+
+    File names of the DICOM archive and of Kaggle leave ``CXR`` out or give the report twice, as one report does.
+
+    Example:
+        >>> image_id("CXR1_1_IM-0001-4001"), image_id("1_IM-0001-4001")
+        ('CXR1_IM-0001-4001', 'CXR1_IM-0001-4001')
+    """
+    return _DOUBLED.sub(r"CXR\1_IM-", name)
 
 
 def read_open_i_xml(content: bytes) -> OpenIReport:
@@ -136,7 +149,7 @@ def read_open_i_xml(content: bytes) -> OpenIReport:
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise ValueError(f"not a readable XML file: {' '.join(str(error).split()) or type(error).__name__}") from error
     uid = next((element.get("id", "") for element in root.iter("uId")), "")
-    images = tuple(element.get("id", "") for element in root.iter("parentImage"))
+    images = tuple(image_id(element.get("id", "")) for element in root.iter("parentImage"))
     if not _UID.fullmatch(uid):
         raise ValueError(f"not a report of Open-I: its uId is {uid!r}")
     if wrong := [name for name in images if not _IMAGE_ID.fullmatch(name)]:

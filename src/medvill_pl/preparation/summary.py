@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,6 +18,8 @@ from medvill_pl.files import write_atomically
 SPLITS = ("train", "val", "test")
 STATES = {1: "positive", 0: "negative", -1: "uncertain", None: "not mentioned"}
 FILE = "summary.json"
+REPORTS = "reports.csv"
+"""Reports that were labelled without images."""
 
 
 class Figure(NamedTuple):
@@ -198,12 +200,18 @@ def _digest(content: bytes) -> bytes:
 _COLUMNS = ("patient_id", "view", "report", "question", "answer", "labels", "image")
 
 
-def _read_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+def read_rows(folder: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read some columns of a split of a corpus, row by row."""
     import pyarrow.parquet as pq
 
     for path in sorted(folder.glob(f"{split}-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(64, columns=list(_COLUMNS)):
+        for batch in pq.ParquetFile(path).iter_batches(64, columns=list(columns)):
             yield from batch.to_pylist()
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """What a row asks and answers, or where it asks nothing its report."""
+    return f"{row['question']} {row['answer']}" if row["question"] else str(row["report"])
 
 
 def read_summary(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
@@ -219,9 +227,9 @@ def read_summary(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
     info = CorpusInfo.read(folder)
     seen: dict[str, _Seen] = {}
     for split in SPLITS:
-        for row in _read_rows(folder, split):
-            text = f"{row['question']} {row['answer']}".strip() or row["report"]
-            seen.setdefault(split, _Seen()).add(row["patient_id"], row["view"], text, row["labels"], row["image"])
+        for row in read_rows(folder, split, _COLUMNS):
+            one = seen.setdefault(split, _Seen())
+            one.add(row["patient_id"], row["view"], text_of(row), row["labels"], row["image"])
     return _summarise(info.source, info.credentialed, info.labelled, seen, _read_rejected(folder), figures)
 
 
