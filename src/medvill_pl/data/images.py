@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from medvill_pl.data.dicom import frame_size, is_dicom, open_dicom, shown_pixels
+
 MIN_SIDE = 16
 """An image with a shorter side holds no radiograph."""
 MAX_PIXELS = 120_000_000
@@ -18,10 +20,11 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 
     Eight-bit images keep their values (colour is turned into luminance). Images with more bits are
     stretched from their darkest to their brightest pixel, since 10- to 16-bit values come in
-    16-bit files.
+    16-bit files. DICOM files (by their content, whatever their name) are shown as a viewer shows
+    them, see :func:`medvill_pl.data.dicom.shown_pixels`.
 
     Args:
-        path: a PNG, JPEG or any other file that Pillow reads.
+        path: a PNG, JPEG, DICOM or any other file that Pillow reads.
 
     Returns:
         Grey pixels 0..255, uint8, shape ``(H, W)``.
@@ -33,6 +36,10 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
+        if is_dicom(path):
+            dataset = open_dicom(path)
+            _check_size(*frame_size(dataset))
+            return shown_pixels(dataset)
         with Image.open(path) as file:
             _check_size(*file.size)
             image: Image.Image = ImageOps.exif_transpose(file)
