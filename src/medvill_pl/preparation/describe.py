@@ -150,10 +150,18 @@ def length_figure(names: Sequence[str], lengths: Sequence[NDArray[np.int64]]) ->
     figure = Figure(figsize=(8, 3), layout="constrained")
     axis = figure.subplots()
     end = max(int(np.percentile(words, 99)) for words in lengths) + 1
-    edges = np.unique(np.linspace(0, end, 41).round())
+    edges = list(range(0, end + (step := -(-end // 40)) + 1, step))  # bars of equal width
     for number, (name, words) in enumerate(zip(names, lengths, strict=True)):
         shares = np.full(len(words), 100 / len(words))
-        axis.hist(np.minimum(words, end), edges, weights=shares, alpha=0.65, label=name, color=_COLOURS[number])
+        axis.hist(
+            np.minimum(words, end),
+            edges,
+            histtype="stepfilled",
+            weights=shares,
+            alpha=0.55,
+            label=name,
+            color=_COLOURS[number],
+        )
     axis.set_xlabel("words")
     axis.set_ylabel("% of texts")
     _tidy(axis, names)
@@ -193,7 +201,7 @@ def choose_films(folder: Path, number: int) -> list[Film]:
         if place in places:
             film = Image.open(io.BytesIO(row["image"])).convert("L")
             film.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            films.append(Film(np.asarray(film), f"{split}  {row['view']}\n{row['id'][:24]}"))
+            films.append(Film(np.asarray(film), f"{split} {row['view']}".strip() + f"\n{row['id'][:24]}"))
     return films
 
 

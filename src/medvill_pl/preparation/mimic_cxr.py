@@ -257,7 +257,7 @@ def prepare_mimic_cxr(
     ]
     if view == "AP" and one_image:
         figures += [
-            Figure(f"pairs of {split} (the paper's count)", info.splits.get(split, 0), count)
+            Figure(f"pairs of {split} (the paper has {count:,})", info.splits.get(split, 0))
             for split, count in _PAPER_PAIRS.items()
         ]
     return finish(output, figures)
