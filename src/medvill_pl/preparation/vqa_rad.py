@@ -124,7 +124,15 @@ def read_vqa_rad(records: Path) -> list[Question]:
         raise ValueError(f"{records} cannot be read as JSON: {error}") from error
     if not isinstance(content, list) or not content:
         raise ValueError(f"{records} must be a list of records")
-    return [question for number, record in enumerate(content) for question in _questions_of(record, number)]
+    seen: set[str] = set()
+    questions = []
+    for number, record in enumerate(content):
+        for one in _questions_of(record, number):
+            is_twice = one.row.id in seen
+            seen.add(one.row.id)
+            reason = f"the identifier {one.row.id} occurs twice" if is_twice else one.row.rejection
+            questions.append(replace(one, row=replace(one.row, rejection=reason)))
+    return questions
 
 
 def _questions_of(record: Any, number: int) -> Iterator[Question]:
@@ -145,6 +153,9 @@ def _row_of(record: dict[str, Any], split: Split) -> Row:
     types = {_TYPES.get(part.strip().upper(), "other") for part in _text(record.get("question_type")).split(",")}
     organ = _text(record.get("image_organ")).upper()
     image, rejection = _text(record["image_name"]), ""
+    answer_type = _text(record["answer_type"]).lower()
+    if answer_type not in ("closed", "open"):
+        rejection = f"the answer is {answer_type!r}, neither closed nor open"
     try:
         inside(Path(), image)
     except ValueError as error:
@@ -158,7 +169,7 @@ def _row_of(record: dict[str, Any], split: Split) -> Row:
         rejection=rejection,
         question=_text(record["question"]),
         answer=normalise_answer(record["answer"]),
-        answer_type=_text(record["answer_type"]).lower(),
+        answer_type=answer_type,
         question_type=", ".join(sorted(types)),
         organ=_ORGANS.get(organ, organ.lower()),
     )
