@@ -65,7 +65,7 @@ def write_open_i() -> Callable[..., Path]:
         xmls, films, tags = {}, {}, ["imageid,View Position"]
         for number in range(1, reports + 1):
             names = [f"CXR{number}_IM-{number:04d}-{series}001" for series in (1, 2)]
-            findings = f"The XXXX heart is enlarged in report {number}. No pneumothorax." if number % 2 else ""
+            findings = f"There is XXXX cardiomegaly on film {number}. No pneumothorax." if number % 2 else ""
             xmls[f"ecgen-radiology/{number}.xml"] = open_i_xml(
                 number, findings, "Clear lungs.", names, ("Cardiomegaly/mild",) if number % 2 else ("normal",)
             )
