@@ -281,7 +281,7 @@ def _read_rejected(folder: Path) -> dict[str, int]:
     """Rows set aside by reason, without the path or number that a reason ends with."""
     with open(folder / "rejected.csv", newline="", encoding="utf-8") as file:
         reasons = Counter(row["reason"].split(":")[0] for row in csv.DictReader(file))
-    return dict(reasons.most_common())
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def finish(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
