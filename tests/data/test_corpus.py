@@ -149,6 +149,7 @@ def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
         "splits": {"train": 7, "val": 3, "test": 2},
         "rejected": 0,
         "fingerprint": done.fingerprint,
+        "cut_margins": True,
     }
     assert len(bytes.fromhex(done.fingerprint)) == hashlib.sha256().digest_size
     assert done == CorpusInfo.read(folder) == CorpusInfo(**said)

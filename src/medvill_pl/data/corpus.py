@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,11 +27,13 @@ from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.data.images import encode_png, fit_square, read_grey
-from medvill_pl.files import write_atomically
+from medvill_pl.data.dicom import is_dicom, read_tags
+from medvill_pl.data.images import encode_png, read_square
+from medvill_pl.files import replacing, write_atomically
 
 SCHEMA_VERSION = 2
 SHARD_ROWS = 256
+ROW_GROUP_ROWS = 64
 _PLAN = ".plan"
 _CACHE = ".cache"
 
@@ -96,6 +99,7 @@ class CorpusInfo:
         rejected: rows set aside.
         fingerprint: SHA-256 over all shards.
         schema_version: version of the corpus form.
+        cut_margins: whether margins were cut off the images.
     """
 
     source: str
@@ -106,6 +110,7 @@ class CorpusInfo:
     rejected: int = 0
     fingerprint: str = ""
     schema_version: int = SCHEMA_VERSION
+    cut_margins: bool = True
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -123,7 +128,7 @@ class CorpusInfo:
             raise ValueError(
                 f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
             )
-        return cls(**values)
+        return cls(**{"cut_margins": False} | values)  # corpora of old do not say so and have their margins
 
 
 _FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -133,7 +138,7 @@ _FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDI
 class _Shard:
     path: Path
     rows: Sequence[Row]
-    image_size: int
+    info: CorpusInfo
 
     @property
     def rejects(self) -> Path:
@@ -145,26 +150,48 @@ def _write_shard(shard: _Shard) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    usable, rejected = [], []
+    rejected: list[dict[str, str]] = []
+    usable = _usable(shard, rejected)
+    with replacing(shard.path) as file:
+        with pq.ParquetWriter(file, _schema()) as writer:
+            while group := list(islice(usable, ROW_GROUP_ROWS)):  # what is in memory at once
+                writer.write_table(pa.Table.from_pylist(group, schema=_schema()))
+        write_atomically(shard.rejects, json.dumps(rejected).encode())
+    return len(shard.rows)
+
+
+def _usable(shard: _Shard, rejected: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """The values of each usable row; the others are added to those rejected."""
     for row in shard.rows:
         try:
-            if row.rejection:
-                raise ValueError(row.rejection)
-            texts = {name: getattr(row, name) for name in _TEXT_COLUMNS}
-            "".join(texts.values()).encode()  # Parquet holds UTF-8 only
-            image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
+            values = _values(row, shard.info)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
                 raise  # the disk's fault: the row may be good
             rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
-            continue
-        usable.append({**texts, "image": image, "labels": row.labels})
-    table = pa.Table.from_pylist(usable, schema=_schema())
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=64)
-    write_atomically(shard.rejects, json.dumps(rejected).encode())
-    write_atomically(shard.path, sink.getvalue().to_pybytes())
-    return len(shard.rows)
+        else:
+            yield values
+
+
+def _values(row: Row, info: CorpusInfo) -> dict[str, Any]:
+    """A row as the corpus holds it.
+
+    Raises:
+        ValueError: if it cannot be used.
+        OSError: if its image cannot be read.
+    """
+    if row.rejection:
+        raise ValueError(row.rejection)
+    texts: dict[str, Any] = {name: getattr(row, name) for name in _TEXT_COLUMNS}
+    "".join(texts.values()).encode()  # Parquet holds UTF-8 only
+    path = Path(row.image)
+    square = read_square(path, info.image_size, info.cut_margins)
+    if is_dicom(path):
+        tags = read_tags(path)
+        if tags.fault and not row.organ:  # a row that names an organ may show any
+            raise ValueError(tags.fault)
+        texts["view"] = row.view or tags.view
+    return {**texts, "image": encode_png(square), "labels": row.labels}
 
 
 def _schema() -> Any:
@@ -223,7 +250,7 @@ def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
     if _is_done(folder, plan):
         return CorpusInfo.read(folder)
     _forget_other_plan(folder, plan)
-    shards = list(_shards(folder, rows, info.image_size))
+    shards = list(_shards(folder, rows, info))
     todo = [shard for shard in shards if not shard.path.exists()]
     # Pillow lets go of the interpreter lock while it decodes, resizes and encodes, so threads use all cores.
     with (
@@ -245,11 +272,11 @@ def _check_source(folder: Path, info: CorpusInfo) -> None:
             raise FileExistsError(f"{folder} holds a corpus of {source}, not of {info.source}: choose another folder")
 
 
-def _shards(folder: Path, rows: Sequence[Row], image_size: int) -> Iterable[_Shard]:
+def _shards(folder: Path, rows: Sequence[Row], info: CorpusInfo) -> Iterable[_Shard]:
     for split in ("train", "val", "test"):
         part = [row for row in rows if row.split == split]
         for number, start in enumerate(range(0, len(part), SHARD_ROWS)):
-            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS], image_size)
+            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS], info)
 
 
 def _is_done(folder: Path, plan: str) -> bool:
@@ -283,9 +310,7 @@ def _finish(folder: Path, shards: Sequence[_Shard], info: CorpusInfo, plan: str)
     if not any(splits.values()):
         reason = rejected[0]["reason"] if rejected else "there are none"
         raise ValueError(f"no row of {info.source} can be used ({reason}): see {folder / 'rejected.csv'}")
-    done = CorpusInfo(
-        info.source, info.credentialed, info.image_size, info.labelled, splits, len(rejected), digest.hexdigest()
-    )
+    done = replace(info, splits=splits, rejected=len(rejected), fingerprint=digest.hexdigest())
     write_atomically(folder / "corpus.json", (json.dumps(asdict(done), indent=2) + "\n").encode())
     for shard in shards:
         shard.rejects.unlink(missing_ok=True)

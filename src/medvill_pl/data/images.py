@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from medvill_pl.data.dicom import frame_size, is_dicom, open_dicom, shown_pixels
+from medvill_pl.data.margins import cut_margins
 
 MIN_SIDE = 16
 """An image with a shorter side holds no radiograph."""
@@ -84,6 +85,25 @@ def fit_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     square = Image.new("L", (size, size))
     square.paste(resized, ((size - new[0]) // 2, (size - new[1]) // 2))
     return np.asarray(square)
+
+
+def read_square(path: Path, size: int, is_cut: bool) -> NDArray[np.uint8]:
+    """Read an image file as the square that a corpus holds.
+
+    Args:
+        path: what :func:`read_grey` takes.
+        size: side of the square in pixels.
+        is_cut: cut the margins off first (see :func:`medvill_pl.data.margins.cut_margins`).
+
+    Returns:
+        Grey pixels 0..255, uint8, shape ``(size, size)``.
+
+    Raises:
+        ValueError: if the file is no image, broken, too small or too large.
+        FileNotFoundError: if there is no such file.
+    """
+    pixels = read_grey(path)
+    return fit_square(cut_margins(pixels) if is_cut else pixels, size)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

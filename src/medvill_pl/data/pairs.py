@@ -158,6 +158,7 @@ class PairsDataModule(BaseDataModule):
         seed: seed of order, pairing and masking.
         split_seed: seed of the splits, where there is no ``split_column``; apart from ``seed``, so that runs with
             other seeds are tested on the same patients.
+        cut_margins: cut bright and dark margins off the images.
 
     Raises:
         FileNotFoundError: if there is no such table.
@@ -187,6 +188,7 @@ class PairsDataModule(BaseDataModule):
         num_workers: int = 4,
         seed: int = 0,
         split_seed: int = 0,
+        cut_margins: bool = True,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
@@ -222,7 +224,9 @@ class PairsDataModule(BaseDataModule):
         table = read_table(self._table)
         self._check_columns(table)
         labelled = [finding for finding in FINDINGS if any(finding in row for row in table)]
-        return list(self._rows(table)), CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled)
+        cut_margins = self.hparams["cut_margins"]
+        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled, cut_margins=cut_margins)
+        return list(self._rows(table)), info
 
     def _check_columns(self, table: list[dict[str, Any]]) -> None:
         names = ("image_column", "report_column", "patient_column", "split_column", "view_column", "id_column")
