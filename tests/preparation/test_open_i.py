@@ -204,6 +204,10 @@ def test_reports_alone(write_open_i: Write, tmp_path: Path) -> None:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 20
     assert (rows["CXR1"]["Cardiomegaly"], rows["CXR1"]["Pneumothorax"], rows["CXR1"]["Edema"]) == ("1", "0", "")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "corpus.json").touch()
+    with pytest.raises(FileExistsError, match="holds a corpus: choose another folder"):
+        read_open_i_statistics(raw, tmp_path / "corpus")
     # Every other report has the same text.
     assert summary.shared["test"]["texts"] <= summary.rows["test"]
 

@@ -339,7 +339,10 @@ def read_open_i_statistics(
     Raises:
         FileNotFoundError: if the reports are missing.
         ValueError: if their archive is broken.
+        FileExistsError: if the output folder holds a corpus.
     """
+    if (output / "corpus.json").exists():
+        raise FileExistsError(f"{output} holds a corpus: choose another folder for the reports alone")
     read = _read(find_open_i(source, reports_only=True), split_file, labels, seed, labeler)
     rows, rejected = [], Counter(one.reason.split(":")[0] for one in read.broken)
     for report, states in zip(read.reports, read.labels, strict=True):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from tqdm import tqdm
+
 MAX_TEXT = 10_000_000
 """A report or XML file with more bytes is no report."""
 BROKEN = (
@@ -176,7 +178,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
         base = PurePosixPath(name).name
         return base not in there and wanted(base)
 
-    for name, changed, content in read_members(archive, is_missing, MAX_IMAGE):
+    members = read_members(archive, is_missing, MAX_IMAGE)
+    for name, changed, content in tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=None):
         base = PurePosixPath(name).name
         beside = folder / f".{base}.tmp"
         beside.write_bytes(content)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS
 from medvill_pl.data.corpus import CorpusInfo
@@ -226,10 +227,12 @@ def read_summary(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
     """
     info = CorpusInfo.read(folder)
     seen: dict[str, _Seen] = {}
-    for split in SPLITS:
-        for row in read_rows(folder, split, _COLUMNS):
-            one = seen.setdefault(split, _Seen())
-            one.add(row["patient_id"], row["view"], text_of(row), row["labels"], row["image"])
+    with tqdm(total=sum(info.splits.values()), desc="summary", unit="row", disable=None) as bar:
+        for split in SPLITS:
+            for row in read_rows(folder, split, _COLUMNS):
+                one = seen.setdefault(split, _Seen())
+                one.add(row["patient_id"], row["view"], text_of(row), row["labels"], row["image"])
+                bar.update()
     return _summarise(info.source, info.credentialed, info.labelled, seen, _read_rejected(folder), figures)
 
 
