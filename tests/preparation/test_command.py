@@ -23,11 +23,12 @@ def test_open_i_from_the_command_line(write_open_i: Write, tmp_path: Path, capsy
     assert "NLMCXR_reports.tgz\n" in (told := capsys.readouterr().out)
     assert told.endswith("nothing is missing\n")
     assert not (tmp_path / "corpus").exists()
-    assert main(["prepare", "open-i", raw, out, "--image-size", "32", "--labels", "mesh", "--workers", "2"]) == 0
+    assert main(["prepare", "open-i", raw, out, "--image-size", "32", "--labels", "mesh", "--keep-margins"]) == 0
     told = capsys.readouterr().out
     assert "open-i\n" in told
     assert "set aside: 0" in told
-    assert CorpusInfo.read(tmp_path / "corpus").image_size == 32
+    info = CorpusInfo.read(tmp_path / "corpus")
+    assert (info.image_size, info.cut_margins) == (32, False)
     assert main(["prepare", "open-i", raw, str(tmp_path / "texts"), "--reports-only"]) == 0
     assert main(["describe", out, str(tmp_path / "texts")]) == 0
     assert (tmp_path / "corpus" / "describe.html").is_file()

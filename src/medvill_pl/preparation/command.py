@@ -14,6 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     common.add_argument("source", type=Path, help="folder of the dataset, archives or unpacked (pairs: the table)")
     common.add_argument("output", type=Path, help="folder of the corpus; a run that was interrupted goes on in it")
     common.add_argument("--image-size", type=int, default=512, help="side of the square images (default: 512)")
+    common.add_argument("--keep-margins", action="store_true", help="do not cut margins off the images")
     common.add_argument("--workers", type=int, help="images worked on at once (default: one a core)")
     common.add_argument("--dry-run", action="store_true", help="check the layout, name what is missing, write nothing")
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET", parser_class=type(parser))
@@ -92,7 +93,7 @@ def _tell(summary: Any, output: Path) -> None:
 
 
 def _of_all(chosen: Namespace) -> dict[str, Any]:
-    return {"image_size": chosen.image_size, "workers": chosen.workers}
+    return {"image_size": chosen.image_size, "cut_margins": not chosen.keep_margins, "workers": chosen.workers}
 
 
 def _mimic_cxr(chosen: Namespace) -> None:

@@ -226,6 +226,7 @@ def prepare_mimic_cxr(
     view: View = "AP",
     one_image: bool = True,
     image_size: int = 512,
+    cut_margins: bool = True,
     workers: int | None = None,
 ) -> Summary:
     """Prepare MIMIC-CXR: frontal images with the longer of Findings and Impression, official labels and split.
@@ -238,6 +239,7 @@ def prepare_mimic_cxr(
         view: AP (the paper), PA, or frontal, which is both.
         one_image: one image a study, the first by ``dicom_id``; False takes all of the view.
         image_size: side of the square images in pixels.
+        cut_margins: cut bright and dark margins off the images.
         workers: how many images are worked on at once, by default one a core.
 
     Raises:
@@ -250,14 +252,15 @@ def prepare_mimic_cxr(
     if not images:
         raise ValueError(f"{files.metadata} has no {view} image")
     rows = list(_read_rows(files, images))
-    info = write_corpus(output, rows, CorpusInfo(SOURCE, True, image_size, list(FINDINGS)), workers)
+    info = CorpusInfo(SOURCE, True, image_size, list(FINDINGS), cut_margins=cut_margins)
+    done = write_corpus(output, rows, info, workers)
     figures = [
         Figure("images in the metadata", num_images, _PUBLISHED_IMAGES),
         Figure("images of the view", len(images)),
     ]
     if view == "AP" and one_image:
         figures += [
-            Figure(f"pairs of {split} (the paper has {count:,})", info.splits.get(split, 0))
+            Figure(f"pairs of {split} (the paper has {count:,})", done.splits.get(split, 0))
             for split, count in _PAPER_PAIRS.items()
         ]
     return finish(output, figures)

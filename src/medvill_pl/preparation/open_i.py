@@ -278,6 +278,7 @@ def prepare_open_i(
     labels: LabelSource = "report",
     labeler: Labeler | None = None,
     image_size: int = 512,
+    cut_margins: bool = True,
     workers: int | None = None,
 ) -> Summary:
     """Prepare Open-I: frontal images with the longer of Findings and Impression.
@@ -296,6 +297,7 @@ def prepare_open_i(
             ``mesh`` annotations, as in the paper.
         labeler: what labels; by default the rule-based CheXpert labeler.
         image_size: side of the square images in pixels.
+        cut_margins: cut bright and dark margins off the images.
         workers: how many images are worked on at once, by default one a core.
 
     Raises:
@@ -310,7 +312,7 @@ def prepare_open_i(
     folder = image_folder(files.images, output, lambda name: id_of_file(name) in wanted)
     paths = {id_of_file(path.name): str(path) for path in folder.rglob("*_IM-*") if path.suffix.lower() in _SUFFIXES}
     rows = list(_rows(read, paths, one_image))
-    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, list(FINDINGS)), workers)
+    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, list(FINDINGS), cut_margins=cut_margins), workers)
     summary = finish(output, read.figures())
     if folder != files.images:
         shutil.rmtree(folder)

@@ -36,6 +36,7 @@ def prepare_pairs(
     label: bool = True,
     labeler: Labeler | None = None,
     image_size: int = 512,
+    cut_margins: bool = True,
     workers: int | None = None,
     **columns: Any,
 ) -> Summary:
@@ -47,6 +48,7 @@ def prepare_pairs(
         label: label the texts where the table has no column of a finding; False leaves them unlabelled.
         labeler: what labels; by default the rule-based CheXpert labeler.
         image_size: side of the square images in pixels.
+        cut_margins: cut bright and dark margins off the images.
         workers: how many images are worked on at once, by default one a core.
         columns: see :func:`read_pairs`.
 
@@ -55,7 +57,7 @@ def prepare_pairs(
         ValueError: if it lacks a column, has a wrong split, or no row can be used.
         FileExistsError: if ``output`` holds something else.
     """
-    rows, info = read_pairs(table, image_size, **columns)
+    rows, info = read_pairs(table, image_size, cut_margins=cut_margins, **columns)
     if label and not info.labelled:
         labels = label_texts([row.report for row in rows], labeler)
         rows = [replace(row, labels=of_row) for row, of_row in zip(rows, labels, strict=True)]

@@ -257,6 +257,7 @@ def prepare_vqa_rad(
     val_fraction: float = 0.05,
     seed: int = 0,
     image_size: int = 512,
+    cut_margins: bool = True,
     workers: int | None = None,
 ) -> Summary:
     """Prepare VQA-RAD.
@@ -270,6 +271,7 @@ def prepare_vqa_rad(
         val_fraction: share of the training questions for validation; 0 leaves training whole.
         seed: seed of the images for validation.
         image_size: side of the square images in pixels.
+        cut_margins: cut bright and dark margins off the images.
         workers: how many images are worked on at once, by default one a core.
 
     Raises:
@@ -282,7 +284,7 @@ def prepare_vqa_rad(
     rows = _carve_validation([one.row for one in choose_questions(questions, split)], val_fraction, seed)
     images = image_folder(files.images, output, {row.image for row in rows}.__contains__)
     rows = [replace(row, image=str(images / row.image)) if row.image else row for row in rows]
-    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, []), workers)
+    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, [], cut_margins=cut_margins), workers)
     figures = [
         *count_figures(questions, split),
         Figure("training questions moved to validation", sum(row.split == "val" for row in rows)),
