@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +36,8 @@ from medvill_pl.files import replacing, write_atomically
 SCHEMA_VERSION = 2
 SHARD_ROWS = 256
 ROW_GROUP_ROWS = 64
+_ROWS_AHEAD = 16
+"""Rows that a worker may be ahead of the shard that is being written."""
 _PLAN = ".plan"
 _CACHE = ".cache"
 
@@ -138,39 +142,50 @@ _FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDI
 class _Shard:
     path: Path
     rows: Sequence[Row]
-    info: CorpusInfo
 
     @property
     def rejects(self) -> Path:
         return self.path.with_suffix(".rejected.json")
 
 
-def _write_shard(shard: _Shard) -> int:
-    """Read the images of some rows, write the usable ones as one Parquet file and return the number of rows."""
+def _write_shard(shard: _Shard, prepared: Iterator[dict[str, Any] | str]) -> None:
+    """Write the next prepared rows as one Parquet file, and those rejected beside it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rejected: list[dict[str, str]] = []
-    usable = _usable(shard, rejected)
+    usable = _usable(shard.rows, prepared, rejected)
     with replacing(shard.path) as file:
         with pq.ParquetWriter(file, _schema()) as writer:
-            while group := list(islice(usable, ROW_GROUP_ROWS)):  # what is in memory at once
+            while group := list(islice(usable, ROW_GROUP_ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema=_schema()))
         write_atomically(shard.rejects, json.dumps(rejected).encode())
-    return len(shard.rows)
 
 
-def _usable(shard: _Shard, rejected: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+def _usable(
+    rows: Sequence[Row], prepared: Iterator[dict[str, Any] | str], rejected: list[dict[str, str]]
+) -> Iterator[dict[str, Any]]:
     """The values of each usable row; the others are added to those rejected."""
-    for row in shard.rows:
-        try:
-            values = _values(row, shard.info)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
-                raise  # the disk's fault: the row may be good
-            rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
+    for row in rows:
+        values = next(prepared)
+        if isinstance(values, str):
+            rejected.append({"id": row.id, "image": row.image, "reason": values})
         else:
             yield values
+
+
+def _prepare(row: Row, info: CorpusInfo) -> dict[str, Any] | str:
+    """The values of a row as the corpus holds it, or why it cannot be used.
+
+    Raises:
+        OSError: if the disk fails: the row may be good.
+    """
+    try:
+        return _values(row, info)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
+            raise
+        return str(error)
 
 
 def _values(row: Row, info: CorpusInfo) -> dict[str, Any]:
@@ -250,18 +265,42 @@ def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
     if _is_done(folder, plan):
         return CorpusInfo.read(folder)
     _forget_other_plan(folder, plan)
-    shards = list(_shards(folder, rows, info))
+    shards = list(_shards(folder, rows))
     todo = [shard for shard in shards if not shard.path.exists()]
+    num_workers = workers or os.cpu_count() or 1
     # Pillow lets go of the interpreter lock while it decodes, resizes and encodes, so threads use all cores.
-    with (
-        tqdm(
-            total=sum(len(shard.rows) for shard in todo), desc=f"preparing {info.source}", unit="row", disable=None
-        ) as bar,
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-    ):
-        for num_rows in pool.map(_write_shard, todo):
-            bar.update(num_rows)
+    with ThreadPoolExecutor(num_workers) as pool:
+        prepared = tqdm(
+            _in_order(
+                pool, partial(_prepare, info=info), chain.from_iterable(shard.rows for shard in todo), num_workers
+            ),
+            total=sum(len(shard.rows) for shard in todo),
+            desc=f"preparing {info.source}",
+            unit="row",
+            disable=None,
+        )
+        rest = iter(prepared)
+        for shard in todo:
+            _write_shard(shard, rest)
+        prepared.close()
     return _finish(folder, shards, info, plan)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, prepare: Callable[[Row], dict[str, Any] | str], rows: Iterable[Row], num_workers: int
+) -> Iterator[dict[str, Any] | str]:
+    """Prepare rows in parallel and give them in their order, only so many being ahead that memory stays flat."""
+    waiting: deque[Future[dict[str, Any] | str]] = deque()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(prepare, row))
+            if len(waiting) >= _ROWS_AHEAD * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _check_source(folder: Path, info: CorpusInfo) -> None:
@@ -272,11 +311,11 @@ def _check_source(folder: Path, info: CorpusInfo) -> None:
             raise FileExistsError(f"{folder} holds a corpus of {source}, not of {info.source}: choose another folder")
 
 
-def _shards(folder: Path, rows: Sequence[Row], info: CorpusInfo) -> Iterable[_Shard]:
+def _shards(folder: Path, rows: Sequence[Row]) -> Iterable[_Shard]:
     for split in ("train", "val", "test"):
         part = [row for row in rows if row.split == split]
         for number, start in enumerate(range(0, len(part), SHARD_ROWS)):
-            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS], info)
+            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS])
 
 
 def _is_done(folder: Path, plan: str) -> bool:
