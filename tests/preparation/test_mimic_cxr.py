@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -282,3 +284,17 @@ def test_200_studies_give_the_same_bytes_whatever_the_workers(write_mimic_cxr: W
     )
     values = json.loads((tmp_path / "one" / "summary.json").read_text())
     assert sum(values["labels"]["train"]["Edema"].values()) == first.rows["train"]
+
+
+@pytest.mark.slow
+def test_benchmark_prints_time_and_memory() -> None:
+    script = Path(__file__).parents[2] / "benchmarks/mimic_cxr_scale.py"
+    command = [sys.executable, str(script), "--studies", "20", "--side", "32", "--image-size", "32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    header, figures = done.stdout.splitlines()
+    assert header.split()[:2] == ["studies", "rows"]
+    studies, rows, _, _, start, peak = (float(cell) for cell in figures.split())
+    assert studies == 20
+    assert rows > 0
+    assert peak >= start > 0

@@ -209,6 +209,7 @@ def contact_sheet(films: Sequence[Film], columns: int = 6) -> Any:
     """Draw films in rows, each with its caption."""
     from matplotlib.figure import Figure
 
+    columns = min(columns, len(films))
     rows = -(-len(films) // columns)
     figure = Figure(figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
     for axis in figure.subplots(rows, columns, squeeze=False).ravel():
