@@ -127,10 +127,19 @@ class CorpusInfo:
         path = folder / "corpus.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is no corpus: it has no corpus.json (its preparation has not finished)")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls.parse(path.read_text(encoding="utf-8"), str(path))
+
+    @classmethod
+    def parse(cls, text: str, origin: str) -> Self:
+        """Read the content of a ``corpus.json`` that came from somewhere.
+
+        Raises:
+            ValueError: if it was written by another version of the library.
+        """
+        values = json.loads(text)
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
+                f"{origin} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
             )
         return cls(**{"cut_margins": False} | values)  # corpora of old do not say so and have their margins
 
@@ -394,17 +403,22 @@ class CorpusExamples:
         self.ids: list[str] = list(table["id"])
         self.reports: list[str] = list(table["report"])
         self.labelled: list[str] = info.labelled
-        self.labels = _to_array(table["labels"])
+        self.labels = label_array(table["labels"])
 
     def image(self, index: int) -> Tensor:
         """The image of one pair, uint8, shape ``(1, image_size, image_size)``."""
-        png = torch.frombuffer(bytearray(self._images[index]["image"]), dtype=torch.uint8)
-        image: Tensor = decode_image(png, ImageReadMode.GRAY)
-        if image.shape[-1] != self._image_size:
-            image = resize(image, [self._image_size, self._image_size], antialias=True)
-        return image
+        return decode_square(self._images[index]["image"], self._image_size)
 
 
-def _to_array(labels: Iterable[Sequence[int | None]]) -> NDArray[np.float32]:
+def decode_square(png: bytes, image_size: int) -> Tensor:
+    """Decode an image of a corpus, resized where it has another size, uint8, shape ``(1, image_size, image_size)``."""
+    image: Tensor = decode_image(torch.frombuffer(bytearray(png), dtype=torch.uint8), ImageReadMode.GRAY)
+    if image.shape[-1] != image_size:
+        image = resize(image, [image_size, image_size], antialias=True)
+    return image
+
+
+def label_array(labels: Iterable[Sequence[int | None]]) -> NDArray[np.float32]:
+    """Labels of a corpus' rows as float32, NaN = not mentioned, shape ``(N, 14)``."""
     rows = [[np.nan if value is None else value for value in row] for row in labels]
     return np.array(rows, dtype=np.float32).reshape(-1, len(FINDINGS))

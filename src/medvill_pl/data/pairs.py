@@ -26,7 +26,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 """What a column of splits may say, in lower case."""
-_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed")
+_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed", "augment")
 """Arguments that the prepared corpus does not depend on."""
 _LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
@@ -159,6 +159,7 @@ class PairsDataModule(BaseDataModule):
         split_seed: seed of the splits, where there is no ``split_column``; apart from ``seed``, so that runs with
             other seeds are tested on the same patients.
         cut_margins: cut bright and dark margins off the images.
+        augment: change the films of training a little.
 
     Raises:
         FileNotFoundError: if there is no such table.
@@ -189,8 +190,11 @@ class PairsDataModule(BaseDataModule):
         seed: int = 0,
         split_seed: int = 0,
         cut_margins: bool = True,
+        augment: bool = False,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        super().__init__(
+            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+        )
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError(
                 f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave pairs to train on"
