@@ -43,10 +43,10 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
             return shown_pixels(dataset)
         with Image.open(path) as file:
             _check_size(*file.size)
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                return _stretch(np.asarray(image, dtype=np.float64))
-            return np.asarray(image.convert("L"))
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode.startswith(("I", "F")):
+                return _stretch(np.asarray(file, dtype=np.float64))
+            return np.asarray(file if file.mode == "L" else file.convert("L"))  # a copy costs as much as resizing
     except ValueError:
         raise
     except OSError as error:
