@@ -22,6 +22,7 @@ ALLOWED = {
     "backbone": {"vision", "language", "weights"},
     "data": {"language"},
     "labeler": set(),
+    "preparation": {"data", "labeler", "page"},
     "synthetic": {"data", "language"},
     "evaluation": set(),
     "results": {"evaluation"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "search": {"data", "labeler", "page", "results", "tasks"},
     "jobs": {"callbacks", "checkpoints", "results", "search"},
     "demo": {"backbone", "data", "evaluation", "jobs", "labeler", "page", "results", "synthetic", "tasks", "vision"},
-    "cli": {"data", "demo", "jobs", "labeler", "language"},
+    "cli": {"data", "demo", "jobs", "labeler", "language", "preparation"},
 }
 EVERYWHERE = {"batch", "masks", "files"}
 

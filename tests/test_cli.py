@@ -20,7 +20,7 @@ def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert main([]) == 0
     assert capsys.readouterr().out == told
-    for verb in ("fit", "validate", "test", "predict", "tokenizer", "label", "demo"):
+    for verb in ("fit", "validate", "test", "predict", "prepare", "describe", "tokenizer", "label", "demo"):
         assert f"\n  {verb} " in told
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{medvill_pl.__version__}\n"
@@ -29,7 +29,8 @@ def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
 def test_unknown_verb_is_told_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
-        "medvill: no verb 'train': choose one of fit, validate, test, predict, tokenizer, label, demo\n"
+        "medvill: no verb 'train': choose one of fit, validate, test, predict, prepare, describe, tokenizer, "
+        "label, demo\n"
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvill_pl.data.module import BaseDataModule
     from medvill_pl.data.open_i import OpenIDataModule
     from medvill_pl.data.pairs import PairsDataModule
+    from medvill_pl.data.streaming import StreamingDataModule
     from medvill_pl.data.vqa_rad import VQARADDataModule
     from medvill_pl.labeler.base import Labeler
     from medvill_pl.labeler.chexpert import CheXpertLabeler
@@ -59,6 +60,7 @@ _HOME = {
     "RetrievalTask": "tasks.retrieval",
     "SearchPage": "search",
     "StepOutput": "tasks.base",
+    "StreamingDataModule": "data.streaming",
     "SyntheticDataModule": "synthetic.datamodule",
     "SyntheticVQADataModule": "synthetic.datamodule",
     "Throughput": "callbacks",
@@ -93,6 +95,7 @@ __all__ = [
     "RetrievalTask",
     "SearchPage",
     "StepOutput",
+    "StreamingDataModule",
     "SyntheticDataModule",
     "SyntheticVQADataModule",
     "Throughput",

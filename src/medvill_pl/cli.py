@@ -72,6 +72,31 @@ def _label(verb: str, options: list[str]) -> None:
         print(f"empty texts: {num_empty:,}")
 
 
+def _prepare(verb: str, options: list[str]) -> None:
+    parser = _Parser(f"medvill {verb}", description="From a dataset as its publisher ships it to a corpus folder.")
+    from medvill_pl.preparation.command import add_arguments, run
+
+    add_arguments(parser)
+    run(parser.parse_args(options))
+
+
+def _describe(verb: str, options: list[str]) -> None:
+    parser = _Parser(f"medvill {verb}", description="Print and draw what is in one corpus, or in two side by side.")
+    parser.add_argument("corpus", type=Path, help="folder of a prepared corpus")
+    parser.add_argument("other", type=Path, nargs="?", help="folder of another one")
+    parser.add_argument(
+        "--output", type=Path, help="page to write (default: describe.html in the folder of the corpus)"
+    )
+    chosen = parser.parse_args(options)
+
+    from medvill_pl.preparation.describe import describe
+
+    output = chosen.output or chosen.corpus / "describe.html"
+    for summary in describe([folder for folder in (chosen.corpus, chosen.other) if folder], output):
+        print("\n".join(summary.lines()), end="\n\n")
+    print(f"pictures are in {output}")
+
+
 def _demo(verb: str, options: list[str]) -> None:
     parser = _Parser(
         f"medvill {verb}", description="Pre-train on the embedded corpus, fine-tune and test all tasks, and show it."
@@ -98,6 +123,8 @@ _VERBS = {
     "validate": _Verb(_job, "score a checkpoint on the validation split"),
     "test": _Verb(_job, "score a checkpoint on the test split"),
     "predict": _Verb(_job, "write a table of predictions for the test split"),
+    "prepare": _Verb(_prepare, "prepare MIMIC-CXR, Open-I, VQA-RAD or your own pairs as a corpus"),
+    "describe": _Verb(_describe, "print and draw what is in a corpus"),
     "tokenizer": _Verb(_tokenizer, "train a WordPiece vocabulary on the reports of a corpus"),
     "label": _Verb(_label, "label reports with the 14 CheXpert observations"),
     "demo": _Verb(_demo, "pre-train and test all tasks on the embedded corpus and show it on a page"),

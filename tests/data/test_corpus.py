@@ -92,10 +92,10 @@ def write_interrupted(folder: Path, rows: Sequence[Row], info: CorpusInfo, after
     """Write a corpus, and be interrupted when so many shards are made."""
     write, calls = corpus._write_shard, iter(range(after))
 
-    def write_or_stop(shard: Any) -> int:
+    def write_or_stop(shard: Any, prepared: Any) -> None:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return write(shard)
+        write(shard, prepared)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "_write_shard", write_or_stop)
@@ -149,6 +149,7 @@ def test_form_on_disk(tmp_path: Path, rows: list[Row]) -> None:
         "splits": {"train": 7, "val": 3, "test": 2},
         "rejected": 0,
         "fingerprint": done.fingerprint,
+        "cut_margins": True,
     }
     assert len(bytes.fromhex(done.fingerprint)) == hashlib.sha256().digest_size
     assert done == CorpusInfo.read(folder) == CorpusInfo(**said)
@@ -190,9 +191,9 @@ def test_two_preparations_at_once_do_the_work_once(
     written: list[str] = []
     write_shard = corpus._write_shard
 
-    def count(shard: corpus._Shard) -> int:
+    def count(shard: corpus._Shard, prepared: Any) -> None:
         written.append(shard.path.name)
-        return write_shard(shard)
+        write_shard(shard, prepared)
 
     monkeypatch.setattr(corpus, "_write_shard", count)
     with ThreadPoolExecutor(2) as pool:

@@ -168,6 +168,7 @@ class PairDataset(Dataset[Batch]):
             and so depends neither on workers nor on processes.
 
     Attributes:
+        augment: changes each image by the pair's seed; None leaves them as they are.
         lengths: tokens of each text, with SEP_L, int64, shape ``(N,)``.
         num_cut: texts that were longer than ``max_words``.
     """
@@ -182,6 +183,7 @@ class PairDataset(Dataset[Batch]):
         seed: int,
     ) -> None:
         self.examples, self.texts = examples, texts
+        self.augment: Callable[[Tensor, int], Tensor] | None = None
         self._pad_id, self._split, self._seed = tokenizer.pad_id, split, seed
         encoded = tokenizer.encode(texts)
         self._is_cut = np.array([len(ids) > max_words for ids in encoded])
@@ -204,19 +206,24 @@ class PairDataset(Dataset[Batch]):
         epoch, images, reports = request
         input_ids = self._pad(reports)
         lengths = torch.from_numpy(self.lengths[reports])
+        seeds = [derive_seed(self._seed, self._split, epoch, index) for index in images]
         batch = Batch(
             id=[self.examples.ids[index] for index in images],
-            image=torch.stack([self.examples.image(index) for index in images]),
+            image=torch.stack([self._image(index, seed) for index, seed in zip(images, seeds, strict=True)]),
             input_ids=input_ids,
             text_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=torch.from_numpy(self.examples.labels[images]),
             matched=torch.tensor(images) == torch.tensor(reports),
             is_cut=torch.from_numpy(self._is_cut[reports]),
-            seed=torch.tensor([derive_seed(self._seed, self._split, epoch, index) for index in images]),
+            seed=torch.tensor(seeds),
         )
         if self._split != "train":
             batch["report"] = [self.texts[index] for index in images]
         return batch
+
+    def _image(self, index: int, seed: int) -> Tensor:
+        image = self.examples.image(index)
+        return self.augment(image, seed) if self.augment else image
 
     def _pad(self, reports: list[int]) -> Tensor:
         """Put texts together, padded to the longest."""

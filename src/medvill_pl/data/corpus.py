@@ -10,9 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,11 +29,15 @@ from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.data.images import encode_png, fit_square, read_grey
-from medvill_pl.files import write_atomically
+from medvill_pl.data.dicom import is_dicom, read_tags
+from medvill_pl.data.images import encode_png, read_square
+from medvill_pl.files import replacing, write_atomically
 
 SCHEMA_VERSION = 2
 SHARD_ROWS = 256
+ROW_GROUP_ROWS = 64
+_ROWS_AHEAD = 16
+"""Rows that a worker may be ahead of the shard that is being written."""
 _PLAN = ".plan"
 _CACHE = ".cache"
 
@@ -96,6 +103,7 @@ class CorpusInfo:
         rejected: rows set aside.
         fingerprint: SHA-256 over all shards.
         schema_version: version of the corpus form.
+        cut_margins: whether margins were cut off the images.
     """
 
     source: str
@@ -106,6 +114,7 @@ class CorpusInfo:
     rejected: int = 0
     fingerprint: str = ""
     schema_version: int = SCHEMA_VERSION
+    cut_margins: bool = True
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -118,12 +127,21 @@ class CorpusInfo:
         path = folder / "corpus.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is no corpus: it has no corpus.json (its preparation has not finished)")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls.parse(path.read_text(encoding="utf-8"), str(path))
+
+    @classmethod
+    def parse(cls, text: str, origin: str) -> Self:
+        """Read the content of a ``corpus.json`` that came from somewhere.
+
+        Raises:
+            ValueError: if it was written by another version of the library.
+        """
+        values = json.loads(text)
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"{path} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
+                f"{origin} has schema version {values.get('schema_version')}, not {SCHEMA_VERSION}: prepare it again"
             )
-        return cls(**values)
+        return cls(**{"cut_margins": False} | values)  # corpora of old do not say so and have their margins
 
 
 _FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -133,38 +151,71 @@ _FAULTS_OF_A_ROW = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDI
 class _Shard:
     path: Path
     rows: Sequence[Row]
-    image_size: int
 
     @property
     def rejects(self) -> Path:
         return self.path.with_suffix(".rejected.json")
 
 
-def _write_shard(shard: _Shard) -> int:
-    """Read the images of some rows, write the usable ones as one Parquet file and return the number of rows."""
+def _write_shard(shard: _Shard, prepared: Iterator[dict[str, Any] | str]) -> None:
+    """Write the next prepared rows as one Parquet file, and those rejected beside it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    usable, rejected = [], []
-    for row in shard.rows:
-        try:
-            if row.rejection:
-                raise ValueError(row.rejection)
-            texts = {name: getattr(row, name) for name in _TEXT_COLUMNS}
-            "".join(texts.values()).encode()  # Parquet holds UTF-8 only
-            image = encode_png(fit_square(read_grey(Path(row.image)), shard.image_size))
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
-                raise  # the disk's fault: the row may be good
-            rejected.append({"id": row.id, "image": row.image, "reason": str(error)})
-            continue
-        usable.append({**texts, "image": image, "labels": row.labels})
-    table = pa.Table.from_pylist(usable, schema=_schema())
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=64)
-    write_atomically(shard.rejects, json.dumps(rejected).encode())
-    write_atomically(shard.path, sink.getvalue().to_pybytes())
-    return len(shard.rows)
+    rejected: list[dict[str, str]] = []
+    usable = _usable(shard.rows, prepared, rejected)
+    with replacing(shard.path) as file:
+        with pq.ParquetWriter(file, _schema()) as writer:
+            while group := list(islice(usable, ROW_GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(group, schema=_schema()))
+        write_atomically(shard.rejects, json.dumps(rejected).encode())
+
+
+def _usable(
+    rows: Sequence[Row], prepared: Iterator[dict[str, Any] | str], rejected: list[dict[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """The values of each usable row; the others are added to those rejected."""
+    for row in rows:
+        values = next(prepared)
+        if isinstance(values, str):
+            rejected.append({"id": row.id, "image": row.image, "reason": values})
+        else:
+            yield values
+
+
+def _prepare(row: Row, info: CorpusInfo) -> dict[str, Any] | str:
+    """The values of a row as the corpus holds it, or why it cannot be used.
+
+    Raises:
+        OSError: if the disk fails: the row may be good.
+    """
+    try:
+        return _values(row, info)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _FAULTS_OF_A_ROW:
+            raise
+        return str(error)
+
+
+def _values(row: Row, info: CorpusInfo) -> dict[str, Any]:
+    """A row as the corpus holds it.
+
+    Raises:
+        ValueError: if it cannot be used.
+        OSError: if its image cannot be read.
+    """
+    if row.rejection:
+        raise ValueError(row.rejection)
+    texts: dict[str, Any] = {name: getattr(row, name) for name in _TEXT_COLUMNS}
+    "".join(texts.values()).encode()  # Parquet holds UTF-8 only
+    path = Path(row.image)
+    square = read_square(path, info.image_size, info.cut_margins)
+    if is_dicom(path):
+        tags = read_tags(path)
+        if tags.fault and not row.organ:  # a row that names an organ may show any
+            raise ValueError(tags.fault)
+        texts["view"] = row.view or tags.view
+    return {**texts, "image": encode_png(square), "labels": row.labels}
 
 
 def _schema() -> Any:
@@ -223,18 +274,42 @@ def _write_alone(folder: Path, rows: Sequence[Row], info: CorpusInfo, workers: i
     if _is_done(folder, plan):
         return CorpusInfo.read(folder)
     _forget_other_plan(folder, plan)
-    shards = list(_shards(folder, rows, info.image_size))
+    shards = list(_shards(folder, rows))
     todo = [shard for shard in shards if not shard.path.exists()]
+    num_workers = workers or os.cpu_count() or 1
     # Pillow lets go of the interpreter lock while it decodes, resizes and encodes, so threads use all cores.
-    with (
-        tqdm(
-            total=sum(len(shard.rows) for shard in todo), desc=f"preparing {info.source}", unit="row", disable=None
-        ) as bar,
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-    ):
-        for num_rows in pool.map(_write_shard, todo):
-            bar.update(num_rows)
+    with ThreadPoolExecutor(num_workers) as pool:
+        prepared = tqdm(
+            _in_order(
+                pool, partial(_prepare, info=info), chain.from_iterable(shard.rows for shard in todo), num_workers
+            ),
+            total=sum(len(shard.rows) for shard in todo),
+            desc=f"preparing {info.source}",
+            unit="row",
+            disable=None,
+        )
+        rest = iter(prepared)
+        for shard in todo:
+            _write_shard(shard, rest)
+        prepared.close()
     return _finish(folder, shards, info, plan)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, prepare: Callable[[Row], dict[str, Any] | str], rows: Iterable[Row], num_workers: int
+) -> Iterator[dict[str, Any] | str]:
+    """Prepare rows in parallel and give them in their order, only so many being ahead that memory stays flat."""
+    waiting: deque[Future[dict[str, Any] | str]] = deque()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(prepare, row))
+            if len(waiting) >= _ROWS_AHEAD * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _check_source(folder: Path, info: CorpusInfo) -> None:
@@ -245,11 +320,11 @@ def _check_source(folder: Path, info: CorpusInfo) -> None:
             raise FileExistsError(f"{folder} holds a corpus of {source}, not of {info.source}: choose another folder")
 
 
-def _shards(folder: Path, rows: Sequence[Row], image_size: int) -> Iterable[_Shard]:
+def _shards(folder: Path, rows: Sequence[Row]) -> Iterable[_Shard]:
     for split in ("train", "val", "test"):
         part = [row for row in rows if row.split == split]
         for number, start in enumerate(range(0, len(part), SHARD_ROWS)):
-            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS], image_size)
+            yield _Shard(folder / f"{split}-{number:05d}.parquet", part[start : start + SHARD_ROWS])
 
 
 def _is_done(folder: Path, plan: str) -> bool:
@@ -283,9 +358,7 @@ def _finish(folder: Path, shards: Sequence[_Shard], info: CorpusInfo, plan: str)
     if not any(splits.values()):
         reason = rejected[0]["reason"] if rejected else "there are none"
         raise ValueError(f"no row of {info.source} can be used ({reason}): see {folder / 'rejected.csv'}")
-    done = CorpusInfo(
-        info.source, info.credentialed, info.image_size, info.labelled, splits, len(rejected), digest.hexdigest()
-    )
+    done = replace(info, splits=splits, rejected=len(rejected), fingerprint=digest.hexdigest())
     write_atomically(folder / "corpus.json", (json.dumps(asdict(done), indent=2) + "\n").encode())
     for shard in shards:
         shard.rejects.unlink(missing_ok=True)
@@ -345,17 +418,22 @@ class CorpusExamples:
         self.question_types: list[str] = list(table["question_type"])
         self.organs: list[str] = list(table["organ"])
         self.labelled: list[str] = info.labelled
-        self.labels = _to_array(table["labels"])
+        self.labels = label_array(table["labels"])
 
     def image(self, index: int) -> Tensor:
         """The image of one pair, uint8, shape ``(1, image_size, image_size)``."""
-        png = torch.frombuffer(bytearray(self._images[index]["image"]), dtype=torch.uint8)
-        image: Tensor = decode_image(png, ImageReadMode.GRAY)
-        if image.shape[-1] != self._image_size:
-            image = resize(image, [self._image_size, self._image_size], antialias=True)
-        return image
+        return decode_square(self._images[index]["image"], self._image_size)
 
 
-def _to_array(labels: Iterable[Sequence[int | None]]) -> NDArray[np.float32]:
+def decode_square(png: bytes, image_size: int) -> Tensor:
+    """Decode an image of a corpus, resized where it has another size, uint8, shape ``(1, image_size, image_size)``."""
+    image: Tensor = decode_image(torch.frombuffer(bytearray(png), dtype=torch.uint8), ImageReadMode.GRAY)
+    if image.shape[-1] != image_size:
+        image = resize(image, [image_size, image_size], antialias=True)
+    return image
+
+
+def label_array(labels: Iterable[Sequence[int | None]]) -> NDArray[np.float32]:
+    """Labels of a corpus' rows as float32, NaN = not mentioned, shape ``(N, 14)``."""
     rows = [[np.nan if value is None else value for value in row] for row in labels]
     return np.array(rows, dtype=np.float32).reshape(-1, len(FINDINGS))

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.data.images import fit_square, read_grey
+from medvill_pl.data.images import read_grey, read_square
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.language import MAX_WORDS
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
 
 class FolderExamples:
@@ -26,6 +26,7 @@ class FolderExamples:
         ids: an identifier each.
         text: the text that goes with every image.
         image_size: side of the square images in pixels.
+        cut_margins: cut the margins off the images.
 
     Attributes:
         rejected: what cannot be read, as mappings with ``id``, ``image`` and ``reason``.
@@ -33,8 +34,8 @@ class FolderExamples:
 
     labelled = FINDINGS
 
-    def __init__(self, paths: list[Path], ids: list[str], text: str, image_size: int) -> None:
-        self._image_size = image_size
+    def __init__(self, paths: list[Path], ids: list[str], text: str, image_size: int, cut_margins: bool) -> None:
+        self._image_size, self._cut_margins = image_size, cut_margins
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             faults = list(pool.map(_fault, paths))
         self._paths = [path for path, fault in zip(paths, faults, strict=True) if not fault]
@@ -52,7 +53,7 @@ class FolderExamples:
 
     def image(self, index: int) -> Tensor:
         """One image, uint8, shape ``(1, image_size, image_size)``."""
-        pixels = fit_square(read_grey(self._paths[index]), self._image_size)
+        pixels = read_square(self._paths[index], self._image_size, self._cut_margins)
         return torch.from_numpy(pixels.copy())[None]
 
 
@@ -79,6 +80,7 @@ class FolderDataModule(BaseDataModule):
         batch_size: images of a batch, for each process.
         max_words: a longer text is cut to so many word pieces.
         num_workers: processes that prepare batches.
+        cut_margins: cut the margins off the images, as the preparation of a corpus does.
 
     Raises:
         FileNotFoundError: if there is no such folder or file, or it holds no image.
@@ -97,8 +99,10 @@ class FolderDataModule(BaseDataModule):
         batch_size: int = 16,
         max_words: int = MAX_WORDS,
         num_workers: int = 4,
+        cut_margins: bool = True,
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, "none", max_words, 1, num_workers)
+        self.cut_margins = cut_margins
         root = Path(images)
         if not root.exists():
             raise FileNotFoundError(f"no such folder or image: {images}")
@@ -117,7 +121,7 @@ class FolderDataModule(BaseDataModule):
         """
         if split != "test":
             raise ValueError("a folder of images is to predict on: it has no training and no validation split")
-        examples = FolderExamples(self._paths, self._ids, self.text, self.image_size)
+        examples = FolderExamples(self._paths, self._ids, self.text, self.image_size, self.cut_margins)
         self.rejected = examples.rejected
         if not examples.ids:
             raise ValueError(f"none of the {len(self._paths)} images can be read ({self.rejected[0]['reason']})")

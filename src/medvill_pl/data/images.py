@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from medvill_pl.data.dicom import frame_size, is_dicom, open_dicom, shown_pixels
+from medvill_pl.data.margins import cut_margins
+
 MIN_SIDE = 16
 """An image with a shorter side holds no radiograph."""
 MAX_PIXELS = 120_000_000
@@ -18,10 +21,11 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 
     Eight-bit images keep their values (colour is turned into luminance). Images with more bits are
     stretched from their darkest to their brightest pixel, since 10- to 16-bit values come in
-    16-bit files.
+    16-bit files. DICOM files (by their content, whatever their name) are shown as a viewer shows
+    them, see :func:`medvill_pl.data.dicom.shown_pixels`.
 
     Args:
-        path: a PNG, JPEG or any other file that Pillow reads.
+        path: a PNG, JPEG, DICOM or any other file that Pillow reads.
 
     Returns:
         Grey pixels 0..255, uint8, shape ``(H, W)``.
@@ -33,12 +37,16 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
+        if is_dicom(path):
+            dataset = open_dicom(path)
+            _check_size(*frame_size(dataset))
+            return shown_pixels(dataset)
         with Image.open(path) as file:
             _check_size(*file.size)
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                return _stretch(np.asarray(image, dtype=np.float64))
-            return np.asarray(image.convert("L"))
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode.startswith(("I", "F")):
+                return _stretch(np.asarray(file, dtype=np.float64))
+            return np.asarray(file if file.mode == "L" else file.convert("L"))  # a copy costs as much as resizing
     except ValueError:
         raise
     except OSError as error:
@@ -77,6 +85,25 @@ def fit_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     square = Image.new("L", (size, size))
     square.paste(resized, ((size - new[0]) // 2, (size - new[1]) // 2))
     return np.asarray(square)
+
+
+def read_square(path: Path, size: int, is_cut: bool) -> NDArray[np.uint8]:
+    """Read an image file as the square that a corpus holds.
+
+    Args:
+        path: what :func:`read_grey` takes.
+        size: side of the square in pixels.
+        is_cut: cut the margins off first (see :func:`medvill_pl.data.margins.cut_margins`).
+
+    Returns:
+        Grey pixels 0..255, uint8, shape ``(size, size)``.
+
+    Raises:
+        ValueError: if the file is no image, broken, too small or too large.
+        FileNotFoundError: if there is no such file.
+    """
+    pixels = read_grey(path)
+    return fit_square(cut_margins(pixels) if is_cut else pixels, size)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -6,9 +6,10 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loops.loop import _Loop
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from medvill_pl.batch import Batch, Split
+from medvill_pl.data.augmentation import augment
 from medvill_pl.data.batches import (
     BatchPlan,
     Examples,
@@ -47,6 +48,7 @@ class BaseDataModule(LightningDataModule, ABC):
             saves padding; 1 does not sort (see :class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
         seed: seed of order, pairing and masking.
+        augment: change the films of training a little, see :func:`medvill_pl.data.augmentation.augment`.
 
     Attributes:
         name: name (and version) of the corpus.
@@ -68,6 +70,7 @@ class BaseDataModule(LightningDataModule, ABC):
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
+        augment: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -75,7 +78,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.tokenizer = ReportTokenizer.load(tokenizer)
         self.image_size, self.batch_size, self.negatives, self.max_words = image_size, batch_size, negatives, max_words
         self.num_workers, self.seed = num_workers, seed
-        self.bucket_batches = bucket_batches
+        self.bucket_batches, self.augment = bucket_batches, augment
         self.datasets: dict[Split, PairDataset] = {}
         self._indices: dict[Split, NonMatchingIndex | None] = {}
 
@@ -94,6 +97,8 @@ class BaseDataModule(LightningDataModule, ABC):
                 examples = self.examples(split)
                 self._indices[split] = index_negatives(examples, self.negatives, split)
                 self.datasets[split] = self._dataset(examples, split)
+                if self.augment and split == "train":
+                    self.datasets[split].augment = augment
 
     def _dataset(self, examples: Examples, split: Split) -> PairDataset:
         if self.has_questions:
@@ -129,6 +134,10 @@ class BaseDataModule(LightningDataModule, ABC):
         )
         is_training = split == "train"
         sampler = PairSampler(plan, rank, is_training, self._position if is_training and trainer else None)
+        return self._over(dataset, sampler)
+
+    def _over(self, dataset: Dataset[Batch], sampler: PairSampler | None = None) -> DataLoader[Batch]:
+        """A loader of batches that are whole already, its workers staying from epoch to epoch."""
         return DataLoader(
             dataset,
             batch_size=None,

@@ -15,7 +15,7 @@ from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.language import MAX_WORDS
 
-_SPLIT_NAMES: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -25,7 +25,8 @@ _SPLIT_NAMES: dict[str, Split] = {
     "dev": "val",
     "test": "test",
 }
-_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed")
+"""What a column of splits may say, in lower case."""
+_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed", "augment")
 """Arguments that the prepared corpus does not depend on."""
 _LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
@@ -134,7 +135,8 @@ class PairsDataModule(BaseDataModule):
     values 1, 0, -1 or blank, are taken as labels.
 
     Args:
-        table: a ``.csv``, ``.jsonl`` or ``.parquet`` file.
+        table: a ``.csv``, ``.jsonl`` or ``.parquet`` file; or a corpus folder that ``medvill prepare pairs`` wrote,
+            which is used as it is.
         image_column: column with the path of each image, absolute or from the image root.
         report_column: column with the text.
         patient_column: column with the patient; without it each row is a patient of its own.
@@ -156,6 +158,8 @@ class PairsDataModule(BaseDataModule):
         seed: seed of order, pairing and masking.
         split_seed: seed of the splits, where there is no ``split_column``; apart from ``seed``, so that runs with
             other seeds are tested on the same patients.
+        cut_margins: cut bright and dark margins off the images.
+        augment: change the films of training a little.
 
     Raises:
         FileNotFoundError: if there is no such table.
@@ -185,8 +189,12 @@ class PairsDataModule(BaseDataModule):
         num_workers: int = 4,
         seed: int = 0,
         split_seed: int = 0,
+        cut_margins: bool = True,
+        augment: bool = False,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        super().__init__(
+            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+        )
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError(
                 f"val_fraction {val_fraction} and test_fraction {test_fraction} must leave pairs to train on"
@@ -194,17 +202,19 @@ class PairsDataModule(BaseDataModule):
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
         self.name, self.is_credentialed = self._table.stem, is_credentialed
+        if self._table.is_dir():
+            self.corpus, info = self._table, CorpusInfo.read(self._table)
+            self.name, self.is_credentialed = info.source, is_credentialed or info.credentialed
+            return
         settings = {name: value for name, value in self.hparams.items() if name not in _OF_BATCHES}
         beside = f"{self._table.name}.corpus-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
         self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
 
     def prepare_data(self) -> None:
         """Prepare the corpus folder, unless it is there for the table as it is."""
-        table = read_table(self._table)
-        self._check_columns(table)
-        labelled = [finding for finding in FINDINGS if any(finding in row for row in table)]
-        rows = list(self._rows(table))
-        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled)
+        if self._table.is_dir():
+            return
+        rows, info = self.read_rows()
         done = write_corpus(self.corpus, rows, info)
         if done.rejected:
             rank_zero_warn(
@@ -212,6 +222,15 @@ class PairsDataModule(BaseDataModule):
             )
         pairs = ", ".join(f"{count:,} {split}" for split, count in done.splits.items())
         rank_zero_info(f"{self.name}: {pairs} pairs in {self.corpus}")
+
+    def read_rows(self) -> tuple[list[Row], CorpusInfo]:
+        """Read the table: the rows of the corpus, and what its ``corpus.json`` will say of them."""
+        table = read_table(self._table)
+        self._check_columns(table)
+        labelled = [finding for finding in FINDINGS if any(finding in row for row in table)]
+        cut_margins = self.hparams["cut_margins"]
+        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled, cut_margins=cut_margins)
+        return list(self._rows(table)), info
 
     def _check_columns(self, table: list[dict[str, Any]]) -> None:
         names = ("image_column", "report_column", "patient_column", "split_column", "view_column", "id_column")
@@ -267,9 +286,9 @@ class PairsDataModule(BaseDataModule):
         splits: list[Split] = []
         for number, row in enumerate(table, start=1):
             given = _text(row.get(column)).lower()
-            if given not in _SPLIT_NAMES:
+            if given not in SPLIT_NAMES:
                 raise ValueError(f"{self._table}, row {number}: {column} must be train, val or test, not {given!r}")
-            splits.append(_SPLIT_NAMES[given])
+            splits.append(SPLIT_NAMES[given])
         self._warn_of_leak(patients, splits)
         return splits
 

@@ -22,6 +22,7 @@ class PreparedDataModule(BaseDataModule):
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
+        augment: change the films of training a little.
 
     Raises:
         FileNotFoundError: if the folder is no corpus.
@@ -39,8 +40,11 @@ class PreparedDataModule(BaseDataModule):
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
+        augment: bool = False,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        super().__init__(
+            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+        )
         self.save_hyperparameters(logger=False)
         self.corpus = Path(corpus)
         source = CorpusInfo.read(self.corpus).source

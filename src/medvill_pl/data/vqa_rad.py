@@ -20,6 +20,7 @@ class VQARADDataModule(PreparedDataModule):
         max_words: longer questions are cut to so many word pieces.
         num_workers: processes that prepare batches.
         seed: seed of the order.
+        augment: change the images of training a little.
 
     Raises:
         FileNotFoundError: if the folder is no corpus.
@@ -40,8 +41,9 @@ class VQARADDataModule(PreparedDataModule):
         max_words: int = MAX_WORDS,
         num_workers: int = 4,
         seed: int = 0,
+        augment: bool = False,
     ) -> None:
-        super().__init__(corpus, tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed)
+        super().__init__(corpus, tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed, augment)
         self.organ = organ
 
     def examples(self, split: Split) -> CorpusExamples:

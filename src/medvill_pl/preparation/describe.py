@@ -1,0 +1,220 @@
+"""Pictures of what is in one corpus, or in two side by side (MedViLL, Fig. 5)."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medvill_pl import page
+from medvill_pl.batch import FINDINGS
+from medvill_pl.preparation.summary import FILE, REPORTS, SPLITS, Summary, read_rows, read_summary, text_of
+
+_COLOURS = ("#3b6ea5", "#d08a3c")
+_THUMBNAIL = 192
+
+
+def read_description(folder: Path) -> Summary:
+    """The summary of a folder: of its rows where it is a corpus, else as reports without images left it.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    if not (folder / "corpus.json").is_file() and (folder / REPORTS).is_file():
+        return Summary.read(folder)
+    written = Summary.read(folder) if (folder / FILE).is_file() else None
+    return read_summary(folder, written.figures if written else ())
+
+
+def describe(folders: Sequence[Path], output: Path, num_films: int = 24) -> list[Summary]:
+    """Draw one or two corpora on a page: labels side by side, lengths of texts, splits and views, and some films.
+
+    Args:
+        folders: folders of corpora, or of reports without images.
+        output: the page to write, ``.html``.
+        num_films: films of each corpus on its contact sheet.
+
+    Returns:
+        The summary of each.
+
+    Raises:
+        FileNotFoundError: if a folder is neither.
+        ValueError: if there are more than two, or the page is no ``.html``.
+    """
+    if not 1 <= len(folders) <= len(_COLOURS):
+        raise ValueError(f"one or two corpora can be described, not {len(folders)}")
+    if output.suffix != ".html":
+        raise ValueError(f"{output} must end in .html")
+    summaries = [read_description(folder) for folder in folders]
+    names = [_name(summary, folder) for summary, folder in zip(summaries, folders, strict=True)]
+    parts = [_notice(summaries), *_numbers(names, summaries)]
+    if any(_positives(summary) for summary in summaries):
+        parts += [page.heading("Labels"), page.drawing(label_figure(names, summaries), "Rows that are positive.")]
+        parts += [page.table(["finding", *names], _label_rows(summaries))]
+    lengths = [_lengths(folder) for folder in folders]
+    parts += [page.heading("Lengths of texts"), page.drawing(length_figure(names, lengths), "Words of a text.")]
+    for name, folder in zip(names, folders, strict=True):
+        if films := choose_films(folder, num_films):
+            parts += [
+                page.heading(f"Films of {name}"),
+                page.drawing(contact_sheet(films), "Evenly spaced over all rows."),
+            ]
+    page.write_page(output, " and ".join(names), parts)
+    return summaries
+
+
+def _name(summary: Summary, folder: Path) -> str:
+    return f"{summary.source} ({folder.name})"
+
+
+def _notice(summaries: Sequence[Summary]) -> str:
+    if any(summary.credentialed for summary in summaries):
+        return page.paragraph("This page shows credentialed films: it must not be shared.")
+    return page.paragraph("What is in the corpus, counted from its rows.", is_note=True)
+
+
+def _numbers(names: Sequence[str], summaries: Sequence[Summary]) -> list[str]:
+    rows = []
+    for name, summary in zip(names, summaries, strict=True):
+        for split, views in summary.views.items():
+            views_told = ", ".join(f"{view or 'not known'} {count:,}" for view, count in views.items())
+            words = summary.words[split]
+            rows.append(
+                [
+                    name,
+                    split,
+                    f"{summary.rows[split]:,}",
+                    f"{summary.patients[split]:,}",
+                    views_told,
+                    f"{words['median']:g}",
+                ]
+            )
+    header = ["corpus", "split", "rows", "patients", "views", "median words"]
+    leaks = [
+        [name, split, f"{shared['patients']:,}", f"{shared['images']:,}", f"{shared['texts']:,}"]
+        for name, summary in zip(names, summaries, strict=True)
+        for split, shared in summary.shared.items()
+    ]
+    shared_header = ["corpus", "split", "patients", "rows with an image", "rows with a text"]
+    parts = [page.heading("Splits and views"), page.table(header, rows)]
+    return [*parts, page.heading("Shared with training"), page.table(shared_header, leaks)] if leaks else parts
+
+
+def _positives(summary: Summary) -> dict[str, float]:
+    """The share of all rows that is positive, by finding that the corpus labels."""
+    total = sum(summary.rows.values())
+    return {
+        finding: sum(labels[finding]["positive"] for labels in summary.labels.values()) / total
+        for finding in FINDINGS
+        if all(finding in labels for labels in summary.labels.values())
+    }
+
+
+def _label_rows(summaries: Sequence[Summary]) -> list[list[str]]:
+    shares = [_positives(summary) for summary in summaries]
+    return [
+        [finding, *(f"{share[finding]:.1%}" if finding in share else "not labelled" for share in shares)]
+        for finding in FINDINGS
+    ]
+
+
+def label_figure(names: Sequence[str], summaries: Sequence[Summary]) -> Any:
+    """Draw the share of positive rows by finding, a bar a corpus (MedViLL, Fig. 5)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axis = figure.subplots()
+    height = 0.8 / len(summaries)
+    places = np.arange(len(FINDINGS))
+    for number, (name, summary) in enumerate(zip(names, summaries, strict=True)):
+        shares = _positives(summary)
+        values = [100 * shares.get(finding, 0.0) for finding in FINDINGS]
+        bars = axis.barh(places + (number + 0.5) * height - 0.4, values, height, label=name, color=_COLOURS[number])
+        axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axis.set_yticks(places, FINDINGS)
+    axis.invert_yaxis()
+    axis.set_xlabel("positive, % of rows")
+    axis.margins(x=0.08)
+    _tidy(axis, names)
+    return figure
+
+
+def length_figure(names: Sequence[str], lengths: Sequence[NDArray[np.int64]]) -> Any:
+    """Draw how long texts are, in words; the longest hundredth is gathered in the last bar."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axis = figure.subplots()
+    end = max(int(np.percentile(words, 99)) for words in lengths) + 1
+    edges = list(range(0, end + (step := -(-end // 40)) + 1, step))  # bars of equal width
+    for number, (name, words) in enumerate(zip(names, lengths, strict=True)):
+        shares = np.full(len(words), 100 / len(words))
+        axis.hist(
+            np.minimum(words, end),
+            edges,
+            histtype="stepfilled",
+            weights=shares,
+            alpha=0.55,
+            label=name,
+            color=_COLOURS[number],
+        )
+    axis.set_xlabel("words")
+    axis.set_ylabel("% of texts")
+    _tidy(axis, names)
+    return figure
+
+
+def _tidy(axis: Any, names: Sequence[str]) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        axis.legend(frameon=False, loc="lower right" if axis.yaxis_inverted() else "upper right")
+
+
+def _lengths(folder: Path) -> NDArray[np.int64]:
+    if not (folder / "corpus.json").is_file():
+        with open(folder / REPORTS, newline="", encoding="utf-8") as file:
+            return np.array([len(row["report"].split()) for row in csv.DictReader(file)])
+    columns = ("report", "question", "answer")
+    return np.array([len(text_of(row).split()) for split in SPLITS for row in read_rows(folder, split, columns)])
+
+
+class Film(NamedTuple):
+    """A film of the contact sheet: its pixels, uint8, shape ``(H, W)``, and a caption."""
+
+    pixels: NDArray[np.uint8]
+    caption: str
+
+
+def choose_films(folder: Path, number: int) -> list[Film]:
+    """Take films evenly spaced over all rows of a corpus; none of a folder without images."""
+    if not (folder / "corpus.json").is_file():
+        return []
+    total = sum(1 for split in SPLITS for _ in read_rows(folder, split, ("view",)))
+    places = set(np.linspace(0, total - 1, min(number, total)).round().astype(int).tolist())
+    films: list[Film] = []
+    rows = ((split, row) for split in SPLITS for row in read_rows(folder, split, ("id", "view", "image")))
+    for place, (split, row) in enumerate(rows):
+        if place in places:
+            film = Image.open(io.BytesIO(row["image"])).convert("L")
+            film.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            films.append(Film(np.asarray(film), f"{split} {row['view']}".strip() + f"\n{row['id'][:24]}"))
+    return films
+
+
+def contact_sheet(films: Sequence[Film], columns: int = 6) -> Any:
+    """Draw films in rows, each with its caption."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(films))
+    rows = -(-len(films) // columns)
+    figure = Figure(figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
+    for axis in figure.subplots(rows, columns, squeeze=False).ravel():
+        axis.axis("off")
+    for axis, film in zip(figure.axes, films, strict=False):
+        axis.imshow(film.pixels, cmap="gray", vmin=0, vmax=255, interpolation="none")
+        axis.set_title(film.caption, fontsize=6.5)
+    return figure

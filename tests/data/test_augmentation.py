@@ -1,0 +1,79 @@
+"""Small changes to training films."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvill_pl import PairsDataModule, SyntheticDataModule
+from medvill_pl.data.augmentation import augment
+
+
+@pytest.fixture(scope="module")
+def film() -> torch.Tensor:
+    return SyntheticDataModule(num_train=4, num_val=4, num_test=4, image_size=96).examples("train").image(0)
+
+
+def test_changes_follow_from_the_seed_alone(film: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = augment(film, 7)
+    torch.testing.assert_close(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    torch.testing.assert_close(augment(film, 7), first)
+    assert (first.dtype, first.shape) == (torch.uint8, film.shape)
+    assert not torch.equal(augment(film, 8), first)
+    assert not torch.equal(first, film)
+
+
+def test_films_are_changed_a_little_and_never_mirrored(film: torch.Tensor) -> None:
+    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one.float() - other.float()).abs().mean())
+
+    ramp = torch.arange(96).mul(2).to(torch.uint8).expand(1, 96, 96).contiguous()  # black to white from left to right
+    inside = slice(24, 72)
+    for seed in range(40):
+        changed = augment(ramp, seed)[..., inside, inside]
+        assert distance(changed, ramp[..., inside, inside]) < 35
+        assert changed[..., -8:].float().mean() > changed[..., :8].float().mean() + 50  # still to the right
+    assert len({augment(film, seed).numpy().tobytes() for seed in range(40)}) == 40
+
+
+def make_data(table: Path, **options: Any) -> PairsDataModule:
+    data = PairsDataModule(
+        str(table),
+        patient_column="patient",
+        val_fraction=0.3,
+        tokenizer="synthetic",
+        image_size=32,
+        batch_size=4,
+        num_workers=0,
+        **options,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_training_films_change_from_epoch_to_epoch_and_are_the_same_again(make_pairs: Any) -> None:
+    data, plain = (make_data(make_pairs(name=str(on)), augment=on) for on in (True, False))
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        epochs.append(
+            {name: image for batch in loader for name, image in zip(batch["id"], batch["image"], strict=True)}
+        )
+    assert epochs[0].keys() == epochs[2].keys()
+    for name, image in epochs[0].items():
+        torch.testing.assert_close(epochs[2][name], image)
+        assert name not in epochs[1] or not torch.equal(epochs[1][name], image)
+    for ours, theirs in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
+        torch.testing.assert_close(ours["image"], theirs["image"])
+
+
+def test_switching_it_on_does_not_prepare_the_corpus_anew(make_pairs: Any) -> None:
+    table = make_pairs()
+    assert make_data(table, augment=True).corpus == make_data(table).corpus
+    assert make_data(table, cut_margins=False).corpus != make_data(table).corpus
