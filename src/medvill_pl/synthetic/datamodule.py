@@ -111,6 +111,7 @@ class SyntheticDataModule(BaseDataModule):
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
         corpus_seed: another value gives another corpus of the same kind.
+        augment: change the films of training a little.
 
     Example:
         >>> data = SyntheticDataModule(num_train=8, num_val=4, batch_size=4, image_size=64, num_workers=0)
@@ -137,8 +138,11 @@ class SyntheticDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
         corpus_seed: int = 0,
+        augment: bool = False,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed)
+        super().__init__(
+            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+        )
         self.save_hyperparameters(logger=False)
         self.num_pairs: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         for split, number in self.num_pairs.items():
