@@ -1,5 +1,6 @@
 """Tests of the demo, with a budget of seconds."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from medvill_pl.vision import VisionTrunk, make_trunk
 
 TASKS = ("classification", "retrieval", "vqa", "generation")
 SMALL = Budget(
+    num_cnn=16,
     num_train=64,
     num_test=40,
     num_retrieved=20,
@@ -86,18 +88,20 @@ def test_best_possible_is_the_grammars_own() -> None:
     assert best["clinical_f1"] > 0.85
 
 
-def test_features_of_a_film_are_computed_once() -> None:
+def test_features_of_known_films_are_computed_once_and_shared_by_copies() -> None:
     torch.manual_seed(0)
-    trunk = VisionTrunk(make_trunk("resnet_tiny"))
-    features = FilmFeatures(trunk)
+    trunk = VisionTrunk(make_trunk("resnet_tiny")).eval()
+    films = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = trunk(films)
+    features = FilmFeatures(trunk, films[:2])
     calls = []
     trunk.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    films = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
-    expected = trunk(films)
-    calls.clear()
-    both = features(films[[0, 1, 0]]), features(films[[2, 1]])
-    assert calls == [2, 1]
-    torch.testing.assert_close(torch.cat(both), expected[[0, 1, 0, 2, 1]], rtol=0.05, atol=0.05)
+    known = copy.deepcopy(features)(films[[1, 0, 1]])
+    assert calls == []
+    torch.testing.assert_close(known, expected[[1, 0, 1]], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(features(films[[2, 1]]), expected[[2, 1]], rtol=0.05, atol=0.05)
+    assert calls == [2]
     assert not any(parameter.requires_grad for parameter in features.parameters())
     assert not nn.Sequential(features).train()[0].trunk.training
 

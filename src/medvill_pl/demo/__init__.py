@@ -1,5 +1,6 @@
 """The demo: pre-training and the four tasks on the embedded corpus, in minutes, and a page of what was learnt."""
 
+import copy
 import logging
 import time
 from pathlib import Path
@@ -10,17 +11,21 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_accuracy, binary_auroc
+from tqdm import tqdm
 
 from medvill_pl.batch import Batch
 from medvill_pl.demo.plain import PlainModel
 from medvill_pl.demo.training import (
     IMAGE_SIZE,
     Budget,
+    FilmFeatures,
     History,
-    copy_of,
     fine_tune,
     pretrain,
+    save_backbone,
+    start_workers,
     train_trunk,
+    training_films,
 )
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
@@ -42,16 +47,18 @@ from medvill_pl.tasks.retrieval import RetrievalTask
 from medvill_pl.tasks.vqa import VQATask
 
 STRATEGY = MaskStrategy.BAR
+TASKS = ("classification", "vqa", "generation", "retrieval")
 DEFAULT = Budget()
 FULL = Budget(
-    num_train=8000,
+    num_cnn=10000,
+    num_train=10000,
+    num_retrieved=200,
     trunk_steps=1500,
-    pretraining=16,
-    classification=8,
-    retrieval=8,
-    vqa=8,
-    generation=8,
-    num_retrieved=400,
+    pretraining=8,
+    classification=3,
+    retrieval=3,
+    vqa=4,
+    generation=10,
 )
 
 
@@ -120,23 +127,46 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
     """Do all that the page tells of."""
     clock = Clock()
     data = make_data(budget, seed)
-    trunk = train_trunk(data["pretraining"], budget.trunk_steps)
+    training_films(data["cnn"])
+    films = films_of(data)
+    clock.stop("drawing films")
+    features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
     clock.stop("the CNN")
     history = History()
-    pretrained = pretrain(data["pretraining"], trunk, budget.pretraining, history, seed)
+    pretrained = pretrain(data["pretraining"], features, budget.pretraining, history, seed)
     figures = evaluate(pretrained, data["pretraining"])
+    save_backbone(pretrained.backbone, output / "backbone")
     clock.stop("pre-training")
-    pretrained.backbone.save_pretrained(output / "backbone")
-    tasks: dict[str, BaseTask] = {"pretraining": pretrained}
-    results: dict[str, Results] = {}
-    for name in ("classification", "retrieval", "vqa", "generation"):
-        task = make_task(name, pretrained, budget, seed)
-        results[name] = fine_tune(task, data[name], getattr(budget, name), output / name)
-        tasks[name] = task.eval()
-        clock.stop(name)
-    plain = compare_plain(data, results, clock.seconds["the CNN"] + clock.seconds["classification"])
-    clock.stop("a plain ResNet-18")
+    tasks, results, plain = fine_tune_all(pretrained, data, budget, output, seed, clock)
     return Story(budget, history, figures, tasks, results, data, plain, best_possible(data), clock.seconds)
+
+
+def fine_tune_all(
+    pretrained: PretrainingTask, data: dict[str, Any], budget: Budget, output: Path, seed: int, clock: "Clock"
+) -> tuple[dict[str, BaseTask], dict[str, Results], dict[str, dict[str, float]]]:
+    """Fine-tune and test the four tasks and train the plain ResNet-18, as many at a time as there are cores.
+
+    Returns:
+        Tasks, results and the plain figures by name.
+    """
+    tasks = {name: make_task(name, pretrained, data, seed) for name in TASKS}
+    with start_workers() as pool:
+        print(f"fine-tuning {', '.join(TASKS)}, as many at a time as there are cores", flush=True)
+        jobs = {
+            name: pool.submit(fine_tune, task, data[name], getattr(budget, name), output / name)
+            for name, task in tasks.items()
+        }
+        seconds = clock.seconds["the CNN"] * torch.get_num_threads() + jobs["classification"].result().seconds
+        plain = pool.submit(PlainModel, *training_films(data["classification"]), seconds)
+        done = {}
+        for name, job in jobs.items():
+            done[name] = job.result()
+            tasks[name].load_state_dict(done[name].weights)
+            print(f"{name}: trained and tested in {done[name].seconds:.0f} s", flush=True)
+        results = {name: one.results for name, one in done.items()}
+        compared = compare_plain(plain.result(), data, results)
+    clock.stop("the four tasks and a plain ResNet-18")
+    return {"pretraining": pretrained, **{name: task.eval() for name, task in tasks.items()}}, results, compared
 
 
 class Clock:
@@ -167,6 +197,7 @@ def make_data(budget: Budget, seed: int) -> dict[str, Any]:
         )
 
     data: dict[str, Any] = {
+        "cnn": SyntheticDataModule(budget.num_cnn, 1, 1, image_size=IMAGE_SIZE, corpus_seed=1),
         "pretraining": pairs(budget.num_test, 16, "labels"),
         "classification": pairs(budget.num_test, 32),
         "retrieval": pairs(budget.num_retrieved, 16, "labels"),
@@ -181,18 +212,25 @@ def make_data(budget: Budget, seed: int) -> dict[str, Any]:
     return data
 
 
-def make_task(name: str, pretrained: PretrainingTask, budget: Budget, seed: int) -> BaseTask:
-    """One of the four tasks, on a copy of the pre-trained backbone."""
-    backbone = copy_of(pretrained.backbone)
+def films_of(data: dict[str, Any]) -> Tensor:
+    """The films of all splits that the tasks look at, uint8, shape ``(N, 1, H, W)``."""
+    splits = data["pretraining"].datasets.values()
+    return torch.cat([split.examples.films() for split in tqdm(splits, "drawing films")])
+
+
+def make_task(name: str, pretrained: PretrainingTask, data: dict[str, Any], seed: int) -> BaseTask:
+    """One of the four tasks, on a copy of the pre-trained backbone; the films' features are shared."""
+    backbone = copy.deepcopy(pretrained.backbone)
     shared: dict[str, Any] = {"warmup_steps": 50, "schedule": "linear", "seed": seed}
     if name == "classification":
         return ClassificationTask.from_backbone(backbone, use_report=False, lr=2e-3, **shared)
     if name == "retrieval":
-        candidates = min(100, budget.num_retrieved)
+        candidates = min(100, len(data[name].datasets["test"]))
         return RetrievalTask.from_backbone(backbone, num_candidates=candidates, lr=1e-3, **shared)
     if name == "vqa":
-        return VQATask.from_backbone(backbone, lr=2e-3, **shared)
-    return GenerationTask.from_backbone(backbone, objective="every_word", lr=1e-3, weight_decay=0.05, **shared)
+        answers = sorted(set(data[name].datasets["train"].examples.answers))
+        return VQATask.from_backbone(backbone, answers=answers, lr=1e-3, **shared)
+    return GenerationTask.from_backbone(backbone, objective="every_word", lr=1.5e-3, weight_decay=0.05, **shared)
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -237,9 +275,8 @@ def _log_frequencies(data: SyntheticDataModule) -> Tensor:
     return (counts / counts.sum()).log()
 
 
-def compare_plain(data: dict[str, Any], results: dict[str, Results], seconds: float) -> dict[str, dict[str, float]]:
-    """What a plain ResNet-18 reaches in every task, trained on findings for so many seconds."""
-    model = PlainModel(data["classification"], seconds)
+def compare_plain(model: PlainModel, data: dict[str, Any], results: dict[str, Results]) -> dict[str, dict[str, float]]:
+    """What the plain ResNet-18 reaches in every task."""
     test: SyntheticExamples = data["classification"].datasets["test"].examples
     probability = model.probabilities(test.films())
     place = {name: index for index, name in enumerate(test.ids)}
@@ -254,7 +291,7 @@ def compare_plain(data: dict[str, Any], results: dict[str, Results], seconds: fl
         "classification": model.classification(results["classification"], by_id),
         "retrieval": model.retrieval(pool, probability[[place[name] for name in pool.ids]]),
         "vqa": Results(answered, {}, results["vqa"].metrics).scores(),
-        "generation": model.generation(test.reports, probability),
+        "generation": model.generation(data["generation"].datasets["train"].examples, test.reports, probability),
     }
 
 

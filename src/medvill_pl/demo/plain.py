@@ -10,38 +10,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import resnet18
-from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, derive_seed
 from medvill_pl.data.batches import Examples
-from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets, training_films
+from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets
 from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.retrieval import DIRECTIONS, draw_trials, label_sets, rank_candidates, retrieval_scores
 from medvill_pl.labeler.chexpert import CheXpertLabeler
-from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticQuestions
+from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
 
 class PlainModel:
-    """A ResNet-18 that learnt the findings of the training films from nothing, for so many seconds.
+    """A ResNet-18 that learns the findings of films from nothing, for so many seconds.
 
     Args:
-        data: the corpus.
+        films: uint8, shape ``(N, 1, H, W)``.
+        labels: their positive findings, 0 or 1, float32, shape ``(N, 14)``.
         seconds: how long to train.
     """
 
-    def __init__(self, data: SyntheticDataModule, seconds: float) -> None:
-        self._data = data
+    def __init__(self, films: Tensor, labels: Tensor, seconds: float) -> None:
+        torch.manual_seed(0)
         self._cnn = resnet18(num_classes=len(FINDINGS)).to(memory_format=torch.channels_last)
-        films, labels = training_films(data)
         optimizer = torch.optim.AdamW(self._cnn.parameters(), lr=1e-3, fused=True)
-        start, self.num_steps = time.perf_counter(), 0
-        with tqdm(desc="training a plain ResNet-18", unit="step") as bar:
-            while time.perf_counter() - start < seconds:
-                step_on_targets(self._logits, films, labels, optimizer)
-                self.num_steps += 1
-                bar.update()
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            step_on_targets(self._logits, films, labels, optimizer)
         self._cnn.eval()
 
     def _logits(self, films: Tensor) -> Tensor:
@@ -81,9 +77,8 @@ class PlainModel:
                 rows.append(ranking._asdict() | row)
         return retrieval_scores(rows)
 
-    def generation(self, references: Sequence[str], probability: Tensor) -> dict[str, float]:
+    def generation(self, examples: Examples, references: Sequence[str], probability: Tensor) -> dict[str, float]:
         """Metrics of writing, for each film, the commonest training report of the likeliest set of findings."""
-        examples = self._data.datasets["train"].examples
         by_set: dict[bytes, Counter[str]] = {}
         for report, label in zip(examples.reports, examples.labels == 1, strict=True):
             by_set.setdefault(label.tobytes(), Counter())[report] += 1

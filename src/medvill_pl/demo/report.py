@@ -36,9 +36,9 @@ def write_report_page(path: Path, story: Story) -> None:
             "pairs of patients that training never saw. For research, not a medical device."
         ),
         page.paragraph(
-            "The plain ResNet-18 learnt the findings of the same films from nothing, for as many seconds as the CNN "
-            "and the classifier here took together; its findings then rank, answer and choose a training report. At "
-            "best stands what a reader would reach who sees every film perfectly.",
+            "The plain ResNet-18 learnt the findings of the training films from nothing, for as much processor time as "
+            "the CNN and the classifier here took together; its findings then rank, answer and choose a training "
+            "report. At best stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
         *_pretraining(story),
@@ -77,13 +77,14 @@ def summary(story: Story) -> str:
 def _how(story: Story) -> str:
     budget = story.budget
     return (
-        f"{budget.num_train:,} pairs. First the CNN alone learnt to predict the findings of the training films and the "
-        f"words of their reports ({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper "
-        f"starts from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM trained a transformer of "
-        "2 layers, 96 wide, on top of it. Each task went on from there with a copy: "
+        f"First the CNN alone learnt to predict the findings of {budget.num_cnn:,} films of other patients and the words "
+        f"of their reports ({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper starts "
+        f"from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM over {budget.num_train:,} pairs "
+        "trained a transformer of 2 layers, 96 wide, on top of it. Each task went on from there with a copy: "
         f"{budget.classification} epochs of classification, {budget.retrieval} of retrieval, {budget.vqa} of question "
         f"answering and {budget.generation} of report generation, which predicts every word from those before it "
-        "instead of a hidden few. The results of each test lie beside this page, example by example, as Parquet."
+        "instead of a hidden few. The tasks ran side by side, each on a core where there are fewer cores than tasks. The "
+        "results of each test lie beside this page, example by example, as Parquet."
     )
 
 

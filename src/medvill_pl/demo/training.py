@@ -1,9 +1,15 @@
 """Training of the demo: a small CNN, a backbone on top of it, and the four tasks on top of that."""
 
 import copy
+import hashlib
+import logging
+import os
 import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -16,6 +22,7 @@ from medvill_pl.backbone import BackboneConfig, MedViLL
 from medvill_pl.batch import Batch
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
+from medvill_pl.jobs import quieten
 from medvill_pl.results import ResultTable
 from medvill_pl.synthetic.datamodule import SyntheticDataModule
 from medvill_pl.tasks.base import BaseTask
@@ -41,6 +48,7 @@ class Budget(NamedTuple):
     """How much the demo does.
 
     Attributes:
+        num_cnn: films of other patients that the CNN alone is trained on.
         num_train: pairs to train on.
         num_test: pairs of the validation and of the test split.
         num_retrieved: pairs of the test split that are searched.
@@ -52,15 +60,16 @@ class Budget(NamedTuple):
         generation: likewise.
     """
 
+    num_cnn: int = 5000
     num_train: int = 5000
     num_test: int = 400
-    num_retrieved: int = 200
+    num_retrieved: int = 120
     trunk_steps: int = 600
-    pretraining: int = 6
-    classification: int = 4
-    retrieval: int = 4
+    pretraining: int = 4
+    classification: int = 2
+    retrieval: int = 1
     vqa: int = 2
-    generation: int = 4
+    generation: int = 3
 
 
 def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
@@ -72,6 +81,8 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
     trunk = VisionTrunk(make_trunk("resnet_small").to(memory_format=torch.channels_last))
     films, labels = training_films(data)
     targets = torch.cat([labels, _report_words(data)], dim=1)
+    weights = torch.full_like(targets[0], 0.2)
+    weights[: labels.shape[1]] = 1.0  # findings weigh more than a word, of which there are many
     head = nn.Linear(2 * trunk.channels, targets.shape[1])
 
     def logits_of(films: Tensor) -> Tensor:
@@ -82,7 +93,7 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     for _ in tqdm(range(steps), "training the CNN"):
-        step_on_targets(logits_of, films, targets, optimizer)
+        step_on_targets(logits_of, films, targets, optimizer, weights)
         schedule.step()
     return trunk
 
@@ -104,12 +115,26 @@ def _report_words(data: SyntheticDataModule) -> Tensor:
     return words[:, (share > 0.005) & (share < 0.95)]
 
 
-def step_on_targets(logits_of: Any, films: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step of a CNN on 64 films drawn at random, towards targets of 0 and 1, one column each."""
+def step_on_targets(
+    logits_of: Callable[[Tensor], Tensor],
+    films: Tensor,
+    targets: Tensor,
+    optimizer: torch.optim.Optimizer,
+    weights: Tensor | None = None,
+) -> None:
+    """One optimizer step of a CNN on 64 films drawn at random.
+
+    Args:
+        logits_of: the CNN with its head, from films to logits.
+        films: uint8, shape ``(N, 1, H, W)``.
+        targets: 0 or 1, float32, shape ``(N, T)``.
+        optimizer: of its weights.
+        weights: of each target in the loss, shape ``(T,)``; equal by default.
+    """
     chosen = torch.randint(len(films), (64,))
     with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
         logits = logits_of(films[chosen].contiguous(memory_format=torch.channels_last))
-    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets[chosen])
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets[chosen], weights)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -133,17 +158,20 @@ IS_BF16_FASTER = _is_bf16_faster()
 class FilmFeatures(nn.Module):
     """A trained trunk that is kept as it is, and so computes the features of each film once only.
 
-    It takes the trunk's place in a backbone and may be shared by many.
+    It takes the trunk's place in a backbone, and copies of it share the features.
 
     Args:
         trunk: the trained trunk.
+        films: those whose features are kept, uint8, shape ``(N, 1, H, W)``.
     """
 
-    def __init__(self, trunk: VisionTrunk) -> None:
+    def __init__(self, trunk: VisionTrunk, films: Tensor) -> None:
         super().__init__()
         self.trunk = trunk.eval().requires_grad_(False)
         self.channels, self.stride = trunk.channels, trunk.stride
-        self._features: dict[bytes, Tensor] = {}
+        parts = tqdm(torch.split(films, 64), "features of films")
+        self._features = torch.cat([self._compute(part) for part in parts])
+        self._rows = {_digest(film): row for row, film in enumerate(films)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -153,15 +181,21 @@ class FilmFeatures(nn.Module):
         return self
 
     @torch.no_grad()
+    def _compute(self, films: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
+            features: Tensor = self.trunk(films.contiguous(memory_format=torch.channels_last))
+        return features.float().contiguous()
+
     def forward(self, images: Tensor) -> Tensor:
         """Features of films, uint8, shape ``(B, 1, H, W)``, as the trunk gives them."""
-        names = [image.numpy().tobytes() for image in images]
-        new = {name: row for row, name in enumerate(names) if name not in self._features}
-        if new:
-            with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
-                computed = self.trunk(images[list(new.values())].contiguous(memory_format=torch.channels_last))
-            self._features |= zip(new, computed.float(), strict=True)
-        return torch.stack([self._features[name] for name in names])
+        rows = [self._rows.get(_digest(image)) for image in images]
+        if None in rows:
+            return self._compute(images)
+        return self._features[rows]
+
+
+def _digest(film: Tensor) -> bytes:
+    return hashlib.blake2b(film.numpy().tobytes(), digest_size=16).digest()
 
 
 class History(Callback):
@@ -184,8 +218,9 @@ class History(Callback):
             losses.append((trainer.global_step, float(trainer.callback_metrics[f"val/{name}_loss"])))
 
 
-def make_trainer(epochs: int, folder: Path, *callbacks: Callback) -> Trainer:
+def make_trainer(epochs: int, folder: Path, *callbacks: Callback, is_shown: bool = True) -> Trainer:
     """A trainer that leaves nothing behind but the results of its test."""
+    bar = [TQDMProgressBar(refresh_rate=20)] if is_shown else []
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -194,19 +229,20 @@ def make_trainer(epochs: int, folder: Path, *callbacks: Callback) -> Trainer:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=is_shown,
         default_root_dir=folder,
-        callbacks=[*callbacks, ResultTable(time_inference=False), TQDMProgressBar(refresh_rate=20)],
+        callbacks=[*callbacks, ResultTable(time_inference=False), *bar],
     )
 
 
 def pretrain(
-    data: SyntheticDataModule, trunk: VisionTrunk, epochs: int, history: History, seed: int
+    data: SyntheticDataModule, features: FilmFeatures, epochs: int, history: History, seed: int
 ) -> PretrainingTask:
     """Pre-train a small backbone by MLM and IRM under ``bar``, over the features of the trained CNN."""
     backbone = MedViLL(**BACKBONE)
-    backbone.trunk.load_state_dict(trunk.state_dict())
+    backbone.trunk = features  # type: ignore[assignment]
     task = PretrainingTask.from_backbone(
-        with_film_features(backbone),
+        backbone,
         num_visual_samples=None,
         mlm_probability=0.3,
         lr=2e-3,
@@ -218,21 +254,55 @@ def pretrain(
     return task.eval()
 
 
-def with_film_features(backbone: MedViLL) -> MedViLL:
-    """The backbone, with its trunk replaced by one that remembers."""
-    backbone.trunk = FilmFeatures(backbone.trunk)  # type: ignore[assignment]
-    return backbone
+def save_backbone(backbone: MedViLL, folder: Path) -> None:
+    """Save a backbone with its trunk in place of the features that it keeps."""
+    whole = copy.copy(backbone)
+    whole._modules = {**backbone._modules, "trunk": cast(FilmFeatures, backbone.trunk).trunk}
+    whole.save_pretrained(folder)
 
 
-def fine_tune(task: BaseTask, data: BaseDataModule, epochs: int, folder: Path) -> Results:
-    """Train a task, test it and return the results, which also go into the folder."""
-    trainer = make_trainer(epochs, folder)
+class FineTuned(NamedTuple):
+    """What came of a task.
+
+    Attributes:
+        results: of its test.
+        weights: of the task.
+        seconds: how long training and test took.
+    """
+
+    results: Results
+    weights: dict[str, Tensor]
+    seconds: float
+
+
+def fine_tune(task: BaseTask, data: BaseDataModule, epochs: int, folder: Path) -> FineTuned:
+    """Train a task and test it, in a process of its own; the results also go into the folder."""
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    trainer = make_trainer(epochs, folder, is_shown=False)
     trainer.limit_val_batches = 0
     trainer.fit(task, datamodule=data)
     trainer.test(task, datamodule=data, verbose=False)
-    return task.results
+    return FineTuned(task.results, task.state_dict(), time.perf_counter() - start)
 
 
-def copy_of(backbone: MedViLL) -> MedViLL:
-    """A backbone for a task of its own; the films' features are shared."""
-    return copy.deepcopy(backbone)
+def start_workers() -> ProcessPoolExecutor:
+    """Processes, one a core or as many as can be used, which share the cores.
+
+    Steps as small as the demo's gain little from a second thread, and much from a second task beside them.
+    """
+    cores = os.cpu_count() or 1
+    number = min(cores, NUM_JOBS)
+    context = torch.multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(number, context, initializer=_begin_worker, initargs=(max(1, cores // number),))
+
+
+NUM_JOBS = 5
+"""Four tasks and the plain ResNet-18."""
+
+
+def _begin_worker(num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    quieten()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
