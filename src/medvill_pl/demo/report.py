@@ -77,14 +77,14 @@ def summary(story: Story) -> str:
 def _how(story: Story) -> str:
     budget = story.budget
     return (
-        f"First the CNN alone learnt to predict the findings of {budget.num_cnn:,} films of other patients and the words "
-        f"of their reports ({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper starts "
-        f"from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM over {budget.num_train:,} pairs "
-        "trained a transformer of 2 layers, 96 wide, on top of it. Each task went on from there with a copy: "
-        f"{budget.classification} epochs of classification, {budget.retrieval} of retrieval, {budget.vqa} of question "
-        f"answering and {budget.generation} of report generation, which predicts every word from those before it "
-        "instead of a hidden few. The tasks ran side by side, each on a core where there are fewer cores than tasks. The "
-        "results of each test lie beside this page, example by example, as Parquet."
+        f"First the CNN alone learnt to predict the findings of {budget.num_cnn:,} films of other patients and the "
+        f"words of their reports ({budget.trunk_steps} steps of 64), in place of the ImageNet weights that the paper "
+        f"starts from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM over "
+        f"{budget.num_train:,} pairs trained a transformer of 2 layers, 96 wide, on top of it. Each task went on from "
+        f"there with a copy: {budget.classification} epochs of classification, {budget.retrieval} of retrieval, "
+        f"{budget.vqa} of question answering and {budget.generation} of report generation, which predicts every word "
+        "from those before it instead of a hidden few. The tasks ran side by side. The results of each test lie beside "
+        "this page, example by example, as Parquet."
     )
 
 
