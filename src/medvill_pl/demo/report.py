@@ -182,7 +182,8 @@ def _masked_card(task: PretrainingTask, shown: Shown) -> str:
         words.append(space + (_guess(token, *guesses[place]) if place in guesses else escape(token)))
     film = shown.batch["image"][shown.row, 0].numpy()
     maps = _word_maps(task, shown)
-    best = int(maps.sum((1, 2)).argmax())
+    is_word = torch.tensor([report.tokens[place].isalpha() for place in report.hidden])
+    best = int((maps.sum((1, 2)) * is_word).argmax())
     told = f"attention: {report.tokens[report.hidden[best]]} ({maps[best].sum():.0%} on the film)"
     text = f"<div><p>{''.join(words)}</p>{page.paragraph(told, is_note=True)}</div>"
     return page.card(page.picture(film, report.id), page.picture(overlay(film, maps[best])), text)
@@ -267,7 +268,7 @@ def _bars(scores: dict[str, float], plain: dict[str, float]) -> Figure:
         axis.bar(places + shift, heights, width=0.38, color=colour, label=label)
     axis.set(ylim=(0.4, 1.0), ylabel="AUROC")
     axis.axhline(0.5, color="#7a8694", linestyle="--", linewidth=1)
-    axis.set_xticks(places, [name.replace(" ", "\n", 1) for name in names], fontsize=8)
+    axis.set_xticks(places, names, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
