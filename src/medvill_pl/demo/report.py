@@ -36,9 +36,9 @@ def write_report_page(path: Path, story: Story) -> None:
             "pairs of patients that training never saw. For research, not a medical device."
         ),
         page.paragraph(
-            "The plain ResNet-18 learnt the findings of the training films from nothing, for as much processor time as "
-            "the CNN and the classifier here took together; its findings then rank, answer and choose a training "
-            "report. At best stands what a reader would reach who sees every film perfectly.",
+            "The plain ResNet-18 learnt the findings of the training films from nothing, for as many seconds as the "
+            "CNN and the classifier here took together; its findings then rank, answer and choose a training report. "
+            "At best stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
         *_pretraining(story),

@@ -38,8 +38,8 @@ BACKBONE: BackboneConfig = {
     "max_words": 120,
     "hidden_size": 96,
     "num_layers": 2,
-    "num_heads": 4,
-    "intermediate_size": 384,
+    "num_heads": 2,
+    "intermediate_size": 192,
     "dropout": 0.0,
 }
 
@@ -61,13 +61,13 @@ class Budget(NamedTuple):
     """
 
     num_cnn: int = 5000
-    num_train: int = 5000
+    num_train: int = 6000
     num_test: int = 400
     num_retrieved: int = 120
-    trunk_steps: int = 600
+    trunk_steps: int = 550
     pretraining: int = 4
-    classification: int = 2
-    retrieval: int = 1
+    classification: int = 1
+    retrieval: int = 2
     vqa: int = 2
     generation: int = 3
 
