@@ -77,3 +77,15 @@ def test_switching_it_on_does_not_prepare_the_corpus_anew(make_pairs: Any) -> No
     table = make_pairs()
     assert make_data(table, augment=True).corpus == make_data(table).corpus
     assert make_data(table, cut_margins=False).corpus != make_data(table).corpus
+
+
+def test_the_embedded_corpus_can_be_augmented() -> None:
+    arguments: dict[str, Any] = {"num_train": 8, "num_val": 4, "num_test": 4, "image_size": 32, "batch_size": 4}
+    changed, plain = (SyntheticDataModule(**arguments, augment=on) for on in (True, False))
+    for data in (changed, plain):
+        data.setup("fit")
+    first, other = (next(iter(data.train_dataloader())) for data in (changed, plain))
+    assert first["id"] == other["id"]
+    assert not torch.equal(first["image"], other["image"])
+    first, other = (next(iter(data.val_dataloader())) for data in (changed, plain))
+    torch.testing.assert_close(first["image"], other["image"])
