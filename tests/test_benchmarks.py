@@ -52,3 +52,17 @@ def test_labeler_is_compared_with_given_labels(tmp_path: Path) -> None:
     # One of 28 cells differs: heart size is said to be normal.
     assert figures["as the original"]["agreement"] == pytest.approx(27 / 28)
     assert figures["as the original"]["positive micro F1"] == pytest.approx(0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prepare", "loading"])
+def test_data_is_compared_with_bare_loops(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--small", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "share" in done.stdout
+    figures = json.loads(out.read_text())
+    rows = figures["rows"] if name == "prepare" else figures
+    assert rows[0]["workers"] == 1
+    assert all(row["share"] > 0 for row in rows)
