@@ -103,3 +103,17 @@ def test_retrieval_is_compared_with_encoding_every_pair(tmp_path: Path) -> None:
     a_pair = figures["seconds_a_pair"]
     assert figures["speed_up"]["plain"] == pytest.approx(a_pair["plain"] / a_pair["ours"])
     assert figures["bound"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prepare", "loading"])
+def test_data_is_compared_with_bare_loops(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--small", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "share" in done.stdout
+    figures = json.loads(out.read_text())
+    rows = figures["rows"] if name == "prepare" else figures
+    assert rows[0]["workers"] == 1
+    assert all(row["share"] > 0 for row in rows)

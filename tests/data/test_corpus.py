@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data import corpus
@@ -487,3 +490,74 @@ def test_corpus_of_another_schema_version_is_refused(version: int | None, tmp_pa
     (tmp_path / "corpus.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=f"schema version {version}, not 2: prepare it again"):
         CorpusExamples(tmp_path, "train", SIZE)
+
+
+def test_margins_are_cut_unless_told_otherwise(tmp_path: Path) -> None:
+    film = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
+    film[16:48, 16:48] = pixels_of(0)
+    Image.fromarray(film).save(tmp_path / "film.png")
+    row = Row("a", "p", "train", str(tmp_path / "film.png"), "Text.")
+    cut = write_corpus(tmp_path / "corpus", [row], INFO)
+    np.testing.assert_array_equal(CorpusExamples(tmp_path / "corpus", "train", SIZE).image(0)[0].numpy(), pixels_of(0))
+    whole = write_corpus(tmp_path / "corpus", [row], replace(INFO, cut_margins=False))  # prepared anew
+    assert (cut.cut_margins, whole.cut_margins) == (True, False)
+    assert (CorpusExamples(tmp_path / "corpus", "train", SIZE).image(0)[0, :6] == 0).all()
+
+
+def test_corpus_of_old_says_that_its_margins_are_there(tmp_path: Path, rows: list[Row]) -> None:
+    write_corpus(tmp_path / "corpus", rows, INFO)
+    path = tmp_path / "corpus" / "corpus.json"
+    values = json.loads(path.read_text())
+    del values["cut_margins"]
+    path.write_text(json.dumps(values))
+    assert not CorpusInfo.read(tmp_path / "corpus").cut_margins
+
+
+def write_dicom(path: Path, **tags: str) -> Path:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PixelRepresentation = "MONOCHROME2", 1, 0
+    dataset.Rows = dataset.Columns = SIZE
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset.PixelData = pixels_of(0).tobytes()
+    dataset["PixelData"].VR = "OB"
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_dicom_rows_take_their_view_from_the_tags_and_legs_are_set_aside(tmp_path: Path) -> None:
+    films = {
+        "pa": write_dicom(tmp_path / "pa", ViewPosition="PA", BodyPartExamined="CHEST"),
+        "side": write_dicom(tmp_path / "side", ViewPosition="LL"),
+        "leg": write_dicom(tmp_path / "leg", ViewPosition="AP", BodyPartExamined="LEG"),
+    }
+    rows = [Row(name, name, "train", str(path), "Text.") for name, path in films.items()]
+    rows.append(Row("said", "said", "train", str(films["pa"]), "Text.", view="AP"))
+    rows.append(Row("asked", "asked", "train", str(films["leg"]), "Text.", organ="leg", question="What?"))
+    write_corpus(tmp_path / "corpus", rows, INFO)
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "corpus").glob("*.parquet"))]
+    views = {row["id"]: row["view"] for row in pa.concat_tables(tables).to_pylist()}
+    assert views == {"pa": "PA", "side": "LATERAL", "said": "AP", "asked": "AP"}
+    assert [(row["id"], row["reason"]) for row in rejected_of(tmp_path / "corpus")] == [
+        ("leg", "it does not show the chest (BodyPartExamined LEG)")
+    ]
+    np.testing.assert_array_equal(CorpusExamples(tmp_path / "corpus", "train", SIZE).image(0)[0].numpy(), pixels_of(0))
+
+
+def test_small_corpus_uses_all_workers(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "SHARD_ROWS", 100)
+    together, values = threading.Barrier(4, timeout=30), corpus._values
+
+    def wait(row: Row, info: CorpusInfo) -> dict[str, Any]:
+        together.wait()  # passes only where four rows are worked on at once
+        return values(row, info)
+
+    monkeypatch.setattr(corpus, "_values", wait)
+    done = write_corpus(tmp_path / "corpus", [replace(row, split="train") for row in rows], INFO, workers=4)
+    assert done.splits == {"train": 12}
