@@ -52,12 +52,12 @@ def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: p
     assert html.count('class="result ') == 2 * 2 * 4
     assert ">nan<" not in html
     numbers = re.findall(r"\d+\.\d{3}", capsys.readouterr().out[-1000:].split("findings, image only")[1])
-    assert len(numbers) == 16
+    assert len(numbers) == 3 + 4 + 4 + 6
     for task in TASKS:
         results = Results.read(tmp_path / "demo" / task / "test.parquet")
         told_scores = results.config["scores"]
         for name, value in results.scores().items():
-            assert told_scores[f"test/{name}"] == pytest.approx(value, abs=1e-6)
+            assert told_scores[f"test/{name}"] == pytest.approx(value, rel=1e-5)  # logged in float32
     backbone = MedViLL.from_pretrained(tmp_path / "demo/backbone")
     assert backbone.trained_on == [{"name": "synthetic v1", "pairs": 64, "credentialed": False}]
     film = torch.zeros(1, 1, 128, 128, dtype=torch.uint8)
