@@ -108,6 +108,8 @@ def _demo(verb: str, options: list[str]) -> None:
     parser.add_argument("--full", action="store_true", help="train longer on more films, for better figures")
     chosen = parser.parse_args(options)
 
+    # Else PyTorch's threads wait for each other in busy loops, and anything else that runs slows the demo many times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from medvill_pl.demo import DEFAULT, FULL, run
 
     run(chosen.output, chosen.seed, FULL if chosen.full else DEFAULT)
