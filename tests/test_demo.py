@@ -78,7 +78,8 @@ def test_full_demo_gets_the_larger_budget(
     monkeypatch.setattr("medvill_pl.demo.run", lambda *arguments: runs.append(arguments))
     assert main(["demo", "--output", str(tmp_path), "--seed", "3", *options]) == 0
     assert runs == [(tmp_path, 3, budget)]
-    assert all(more >= less for more, less in zip(FULL, DEFAULT, strict=True))
+    pairs = FULL.num_train * FULL.generation, DEFAULT.num_train * DEFAULT.generation
+    assert pairs[0] > pairs[1]
 
 
 def test_best_possible_is_the_grammars_own() -> None:

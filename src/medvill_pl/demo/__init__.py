@@ -54,7 +54,6 @@ FULL = Budget(
     num_train=16000,
     num_retrieved=200,
     trunk_steps=1500,
-    word_weight=0.2,
     pretraining=5,
     classification=2,
     retrieval=2,
@@ -131,7 +130,7 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
     training_films(data["cnn"])
     films = films_of(data)
     clock.stop("drawing films")
-    features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps, budget.word_weight), films)
+    features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
     clock.stop("the CNN")
     history = History()
     pretrained = pretrain(data["pretraining"], features, budget.pretraining, history, seed)
