@@ -78,8 +78,10 @@ def test_full_demo_gets_the_larger_budget(
     monkeypatch.setattr("medvill_pl.demo.run", lambda *arguments: runs.append(arguments))
     assert main(["demo", "--output", str(tmp_path), "--seed", "3", *options]) == 0
     assert runs == [(tmp_path, 3, budget)]
-    pairs = FULL.num_train * FULL.generation, DEFAULT.num_train * DEFAULT.generation
-    assert pairs[0] > pairs[1]
+    for size in ("num_cnn", "num_train", "num_retrieved", "trunk_steps"):
+        assert getattr(FULL, size) > getattr(DEFAULT, size)
+    for stage in ("pretraining", *TASKS):
+        assert FULL.num_train * getattr(FULL, stage) > DEFAULT.num_train * getattr(DEFAULT, stage)
 
 
 def test_best_possible_is_the_grammars_own() -> None:

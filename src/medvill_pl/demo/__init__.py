@@ -107,7 +107,7 @@ def run(output: Path, seed: int = 0, budget: Budget = DEFAULT) -> None:
     Args:
         output: folder to write to.
         seed: seed of weights, order and masking.
-        budget: how much to do; by default what takes 2 cores under 6 minutes.
+        budget: how much to do; by default what takes 2 cores about 6 minutes.
 
     Raises:
         OSError: if the folder cannot be written to.
@@ -183,7 +183,7 @@ class Clock:
 
 
 def make_data(budget: Budget, seed: int) -> dict[str, Any]:
-    """The data module of each part; all show the same films."""
+    """The data module of each part; all but the CNN's show the same films."""
 
     def pairs(num_test: int, batch_size: int, negatives: Any = "none") -> SyntheticDataModule:
         return SyntheticDataModule(
