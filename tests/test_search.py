@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medvill_pl import (
     FINDINGS,
@@ -85,6 +85,31 @@ def test_findings_of_a_query_image_are_known_if_the_corpus_has_it(
     assert ("good" in frames(html)) == is_known  # itself, at least
     assert is_known or set(frames(html)) == {""}
     assert html.count("data:image/png") == 1 + 9  # 8 best, one from the end
+
+
+@pytest.mark.parametrize("cut_margins", [True, False])
+def test_query_image_loses_its_margins_as_the_images_searched_did(
+    cut_margins: bool, tiny: BackboneConfig, make_pairs: Callable[..., Path], make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    table = make_pairs(24)
+    for path in (table.parent / "images").iterdir():
+        with Image.open(path) as film:
+            framed = ImageOps.expand(film, border=12, fill=255)
+        framed.save(path)
+    data = PairsDataModule(
+        str(table),
+        patient_column="patient",
+        tokenizer="synthetic",
+        image_size=64,
+        num_workers=0,
+        cut_margins=cut_margins,
+    )
+    data.prepare_data()
+    own = int(data.examples("test").ids[0]) - 1
+    task = RetrievalTask(tiny, query_image=str(table.parent / f"images/{own}.png"))
+    html = search(task, data, tmp_path / "p.html", make_trainer)
+    assert "its findings are not known" not in html
+    assert (task.query_pixels[2:-2, 32].max() == 255) == (not cut_margins)  # type: ignore[index]
 
 
 def test_search_page_of_a_credentialed_folder_says_so_and_marks_nothing(

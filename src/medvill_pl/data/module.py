@@ -54,11 +54,13 @@ class BaseDataModule(LightningDataModule, ABC):
         name: name (and version) of the corpus.
         is_credentialed: whether the corpus' text and images may not be shared.
         has_questions: whether the text of each image is a question about it, which has an answer.
+        cut_margins: whether the margins of its images were cut off.
     """
 
     name: str
     is_credentialed: bool
     has_questions: bool = False
+    cut_margins: bool = False
 
     def __init__(
         self,

@@ -201,10 +201,11 @@ class PairsDataModule(BaseDataModule):
             )
         self.save_hyperparameters(logger=False)
         self._table = Path(table)
-        self.name, self.is_credentialed = self._table.stem, is_credentialed
+        self.name, self.is_credentialed, self.cut_margins = self._table.stem, is_credentialed, cut_margins
         if self._table.is_dir():
             self.corpus, info = self._table, CorpusInfo.read(self._table)
             self.name, self.is_credentialed = info.source, is_credentialed or info.credentialed
+            self.cut_margins = info.cut_margins
             return
         settings = {name: value for name, value in self.hparams.items() if name not in _OF_BATCHES}
         beside = f"{self._table.name}.corpus-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
@@ -228,8 +229,7 @@ class PairsDataModule(BaseDataModule):
         table = read_table(self._table)
         self._check_columns(table)
         labelled = [finding for finding in FINDINGS if any(finding in row for row in table)]
-        cut_margins = self.hparams["cut_margins"]
-        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled, cut_margins=cut_margins)
+        info = CorpusInfo(self.name, self.is_credentialed, self.image_size, labelled, cut_margins=self.cut_margins)
         return list(self._rows(table)), info
 
     def _check_columns(self, table: list[dict[str, Any]]) -> None:

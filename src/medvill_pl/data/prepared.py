@@ -47,9 +47,10 @@ class PreparedDataModule(BaseDataModule):
         )
         self.save_hyperparameters(logger=False)
         self.corpus = Path(corpus)
-        source = CorpusInfo.read(self.corpus).source
-        if source != self.name:
-            raise ValueError(f"{corpus} was prepared from {source}, not from {self.name}")
+        info = CorpusInfo.read(self.corpus)
+        if info.source != self.name:
+            raise ValueError(f"{corpus} was prepared from {info.source}, not from {self.name}")
+        self.cut_margins = info.cut_margins
 
     def examples(self, split: Split) -> CorpusExamples:
         """The rows of one split, from the corpus folder."""

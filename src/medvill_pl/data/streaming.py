@@ -175,6 +175,7 @@ class StreamingDataModule(BaseDataModule):
             raise FileNotFoundError(f"{corpus} is no corpus: it has no corpus.json (its preparation has not finished)")
         self._info = CorpusInfo.parse(self._files.cat_file(f"{self._root}/corpus.json").decode(), corpus)
         self.name, self.is_credentialed = self._info.source, self._info.credentialed
+        self.cut_margins = self._info.cut_margins
 
     def prepare_data(self) -> None:
         """Copy validation and test, and last of all the ``corpus.json``, unless they are there."""

@@ -273,9 +273,10 @@ class RetrievalTask(BaseTask):
         self._query_tokens: Tensor | None = None
         self.query_pixels: Tensor | None = None
         if self.query_image:
-            from medvill_pl.data.images import fit_square, read_grey
+            from medvill_pl.data.images import read_square
 
-            pixels = fit_square(read_grey(Path(self.query_image)), self.backbone.hparams["image_size"])
+            is_cut = getattr(getattr(self.trainer, "datamodule", None), "cut_margins", True)  # as those searched
+            pixels = read_square(Path(self.query_image), self.backbone.hparams["image_size"], is_cut)
             self.query_pixels = torch.from_numpy(pixels.copy()).to(self.device)
             self._query_tokens = self.backbone.encode_image(self.query_pixels[None, None])
 
