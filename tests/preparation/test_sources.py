@@ -173,7 +173,9 @@ def test_broken_table_is_named(content: bytes, told: str, tmp_path: Path) -> Non
             list(read_csv(tmp_path / name, ("a", "b", "c")))
 
 
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", gzip.compress(b"a,b\n" + bytes(range(48, 90)) * 99)[:-20]])
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", gzip.compress(b"a,b\n" + bytes(range(48, 90)) * 99)[:-20]], ids=["plain", "cut"]
+)
 def test_broken_gzip_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "t.csv.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"t\.csv\.gz cannot be read as a table"):
