@@ -12,7 +12,7 @@ from medvill_pl.backbone import BackboneConfig
 
 BACKBONE: BackboneConfig = {
     "vision": "resnet_small",
-    "image_size": 64,
+    "image_size": 128,
     "tokenizer": "synthetic",
     "max_words": 120,
     "hidden_size": 64,
@@ -32,7 +32,7 @@ def main() -> None:
     for strategy in MaskStrategy:
         seed_everything(0)
         data = SyntheticDataModule(
-            options.pairs, num_val=200, image_size=64, batch_size=16, max_words=120, negatives="labels"
+            options.pairs, num_val=200, image_size=128, batch_size=16, max_words=120, negatives="labels"
         )
         task = PretrainingTask(BACKBONE, mask_strategy=strategy.value, lr=2e-3, warmup_steps=100, mlm_probability=0.3)
         trainer = Trainer(

@@ -61,7 +61,7 @@ def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: p
     backbone = MedViLL.from_pretrained(tmp_path / "demo/backbone")
     assert backbone.trained_on == [{"name": "synthetic v1", "pairs": 64, "credentialed": False}]
     film = torch.zeros(1, 1, 128, 128, dtype=torch.uint8)
-    assert backbone.encode_image(film).shape == (1, 64, 96)
+    assert backbone.encode_image(film).shape == (1, 16, 96)
 
 
 def test_demo_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

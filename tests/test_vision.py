@@ -36,7 +36,7 @@ def as_imagenet(images: Tensor) -> Tensor:
         ("resnet101", 32, 2048),
         ("densenet121", 32, 1024),
         ("resnet18", 32, 512),
-        ("resnet_small", 16, 128),
+        ("resnet_small", 32, 192),
         ("resnet_tiny", 16, 16),
     ],
 )

@@ -13,14 +13,14 @@ TrunkName = Literal["resnet50", "resnet101", "densenet121", "resnet18", "resnet_
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_SMALL_CHANNELS = {"resnet_small": (16, 32, 64, 128), "resnet_tiny": (4, 8, 12, 16)}
+_SMALL_CHANNELS = {"resnet_small": (16, 32, 48, 96, 192), "resnet_tiny": (4, 8, 12, 16)}
 
 
 def make_trunk(name: TrunkName | str) -> nn.Module:
     """Build a CNN with its classifier's names as torchvision has them, with random weights.
 
     ``resnet_small`` (for films of 128 pixels) and ``resnet_tiny`` (for tests) are residual networks
-    of stride 16; the others are torchvision's, of stride 32.
+    of stride 32 and 16; the others are torchvision's, of stride 32.
 
     Raises:
         ValueError: if the name is unknown.
@@ -34,18 +34,17 @@ def make_trunk(name: TrunkName | str) -> nn.Module:
 
 
 class SmallResNet(nn.Module):
-    """A residual network of stride 16: a strided stem and three stages of one basic block.
+    """A residual network: a strided stem and strided stages of one basic block.
 
     Args:
-        channels: width of the stem and of the three stages.
+        channels: width of the stem and of each stage.
     """
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         stem = nn.Conv2d(3, channels[0], kernel_size=5, stride=2, padding=2, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True))
-        blocks = [_strided_block(*pair) for pair in pairwise(channels)]
-        self.layer1, self.layer2, self.layer3 = blocks
+        self.blocks = nn.ModuleList(_strided_block(*pair) for pair in pairwise(channels))
         self.norm = nn.BatchNorm2d(channels[-1])  # centred features, so that tokens differ from the first step on
 
 
@@ -67,7 +66,7 @@ def _stages_of(cnn: nn.Module) -> list[nn.Module]:
             cnn.layer4,
         ]
     if isinstance(cnn, SmallResNet):
-        return [cnn.stem, cnn.layer1, cnn.layer2, nn.Sequential(cnn.layer3, cnn.norm)]
+        return [cnn.stem, *cnn.blocks[:-1], nn.Sequential(cnn.blocks[-1], cnn.norm)]
     assert isinstance(cnn, models.DenseNet)
     f = cnn.features
     return [

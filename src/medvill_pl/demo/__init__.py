@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ from medvill_pl.demo.training import (
     IMAGE_SIZE,
     Budget,
     FilmFeatures,
+    FineTuned,
     History,
     fine_tune,
+    make_pretraining,
     pretrain,
     save_backbone,
     start_workers,
@@ -47,18 +50,20 @@ from medvill_pl.tasks.retrieval import RetrievalTask
 from medvill_pl.tasks.vqa import VQATask
 
 STRATEGY = MaskStrategy.BAR
-TASKS = ("classification", "vqa", "generation", "retrieval")
+TASKS = ("generation", "classification", "retrieval", "vqa")
+PLAIN_SHARE = 1.5
+"""Seconds of the plain ResNet-18 for each of the CNN's: half of that again for the rest of a classifier's training."""
 DEFAULT = Budget()
 FULL = Budget(
     num_cnn=10000,
     num_train=16000,
     num_retrieved=200,
-    trunk_steps=1500,
-    pretraining=5,
+    trunk_steps=3000,
+    pretraining=6,
     classification=2,
     retrieval=2,
     vqa=2,
-    generation=6,
+    generation=8,
 )
 
 
@@ -127,46 +132,54 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
     """Do all that the page tells of."""
     clock = Clock()
     data = make_data(budget, seed)
-    training_films(data["cnn"])
-    films = films_of(data)
-    clock.stop("drawing films")
-    features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
-    clock.stop("the CNN")
-    history = History()
-    pretrained = pretrain(data["pretraining"], features, budget.pretraining, history, seed)
-    figures = evaluate(pretrained, data["pretraining"])
-    save_backbone(pretrained.backbone, output / "backbone")
-    clock.stop("pre-training")
-    tasks, results, plain = fine_tune_all(pretrained, data, budget, output, seed, clock)
-    return Story(budget, history, figures, tasks, results, data, plain, best_possible(data), clock.seconds)
-
-
-def fine_tune_all(
-    pretrained: PretrainingTask, data: dict[str, Any], budget: Budget, output: Path, seed: int, clock: "Clock"
-) -> tuple[dict[str, BaseTask], dict[str, Results], dict[str, dict[str, float]]]:
-    """Fine-tune and test the four tasks and train the plain ResNet-18, as many at a time as there are cores.
-
-    Returns:
-        Tasks, results and the plain figures by name.
-    """
-    tasks = {name: make_task(name, pretrained, data, seed) for name in TASKS}
     with start_workers() as pool:
-        print(f"fine-tuning {', '.join(TASKS)}, as many at a time as there are cores", flush=True)
-        jobs = {
-            name: pool.submit(fine_tune, task, data[name], getattr(budget, name), output / name)
-            for name, task in tasks.items()
-        }
-        seconds = clock.seconds["the CNN"] + jobs["classification"].result().seconds
-        plain = pool.submit(PlainModel, *training_films(data["classification"]), seconds)
-        done = {}
-        for name, job in jobs.items():
-            done[name] = job.result()
-            tasks[name].load_state_dict(done[name].weights)
-            print(f"{name}: trained and tested in {done[name].seconds:.0f} s", flush=True)
-        results = {name: one.results for name, one in done.items()}
+        films = draw_films(data, pool)
+        clock.stop("drawing films")
+        features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
+        clock.stop("the CNN")
+        plain = pool.submit(PlainModel, *training_films(data["classification"]), PLAIN_SHARE * clock.seconds["the CNN"])
+        pretrained = make_pretraining(features, seed)
+        learnt = pool.submit(pretrain, pretrained, data["pretraining"], budget.pretraining).result()
+        pretrained.load_state_dict(learnt.weights)
+        pretrained.backbone.trained_on = learnt.trained_on
+        clock.stop("pre-training")
+        jobs, tasks = start_tasks(pretrained.eval(), data, budget, output, seed, pool)
+        save_backbone(pretrained.backbone, output / "backbone")
+        figures = evaluate(pretrained, data["pretraining"])
+        results = finish_tasks(jobs, tasks)
         compared = compare_plain(plain.result(), data, results)
-    clock.stop("the four tasks and a plain ResNet-18")
-    return {"pretraining": pretrained, **{name: task.eval() for name, task in tasks.items()}}, results, compared
+    clock.stop("the four tasks")
+    tasks["pretraining"] = pretrained
+    return Story(budget, learnt.history, figures, tasks, results, data, compared, best_possible(data), clock.seconds)
+
+
+def start_tasks(
+    pretrained: PretrainingTask,
+    data: dict[str, Any],
+    budget: Budget,
+    output: Path,
+    seed: int,
+    pool: ProcessPoolExecutor,
+) -> tuple[dict[str, Future[FineTuned]], dict[str, BaseTask]]:
+    """Begin to fine-tune and test the four tasks, as many at a time as there are processes; the longest first."""
+    print(f"fine-tuning {', '.join(TASKS)}, as many at a time as there are cores", flush=True)
+    tasks = {name: make_task(name, pretrained, data, seed) for name in TASKS}
+    jobs = {
+        name: pool.submit(fine_tune, task, data[name], getattr(budget, name), output / name)
+        for name, task in tasks.items()
+    }
+    return jobs, tasks
+
+
+def finish_tasks(jobs: dict[str, Future[FineTuned]], tasks: dict[str, BaseTask]) -> dict[str, Results]:
+    """Wait for the four tasks and give them their weights; returns their results."""
+    names = {job: name for name, job in jobs.items()}
+    for job in as_completed(names):
+        name, done = names[job], job.result()
+        tasks[name].load_state_dict(done.weights)
+        tasks[name].eval()
+        print(f"{name}: trained and tested in {done.seconds:.0f} s", flush=True)
+    return {name: job.result().results for name, job in jobs.items()}
 
 
 class Clock:
@@ -193,12 +206,13 @@ def make_data(budget: Budget, seed: int) -> dict[str, Any]:
             image_size=IMAGE_SIZE,
             batch_size=batch_size,
             negatives=negatives,
+            bucket_batches=8,
             seed=seed,
         )
 
     data: dict[str, Any] = {
         "cnn": SyntheticDataModule(budget.num_cnn, 1, 1, image_size=IMAGE_SIZE, corpus_seed=1),
-        "pretraining": pairs(budget.num_test, 16, "labels"),
+        "pretraining": pairs(budget.num_test, 32, "labels"),
         "classification": pairs(budget.num_test, 32),
         "retrieval": pairs(budget.num_retrieved, 16, "labels"),
         "vqa": SyntheticVQADataModule(
@@ -212,10 +226,12 @@ def make_data(budget: Budget, seed: int) -> dict[str, Any]:
     return data
 
 
-def films_of(data: dict[str, Any]) -> Tensor:
-    """The films of all splits that the tasks look at, uint8, shape ``(N, 1, H, W)``."""
-    splits = data["pretraining"].datasets.values()
-    return torch.cat([split.examples.films() for split in tqdm(splits, "drawing films")])
+def draw_films(data: dict[str, Any], pool: ProcessPoolExecutor) -> Tensor:
+    """Draw all films; those that the tasks look at, uint8, shape ``(N, 1, H, W)``."""
+    splits = [split.examples for split in data["pretraining"].datasets.values()]
+    for examples in tqdm([data["cnn"].datasets["train"].examples, *splits], "drawing films"):
+        examples.render(pool)
+    return torch.cat([examples.films() for examples in splits])
 
 
 def make_task(name: str, pretrained: PretrainingTask, data: dict[str, Any], seed: int) -> BaseTask:
@@ -229,8 +245,8 @@ def make_task(name: str, pretrained: PretrainingTask, data: dict[str, Any], seed
         return RetrievalTask.from_backbone(backbone, num_candidates=candidates, lr=1e-3, **shared)
     if name == "vqa":
         answers = sorted(set(data[name].datasets["train"].examples.answers))
-        return VQATask.from_backbone(backbone, answers=answers, lr=1e-3, **shared)
-    return GenerationTask.from_backbone(backbone, objective="every_word", lr=1.5e-3, weight_decay=0.05, **shared)
+        return VQATask.from_backbone(backbone, answers=answers, lr=1.5e-3, **shared)
+    return GenerationTask.from_backbone(backbone, objective="every_word", lr=3e-3, weight_decay=0.1, **shared)
 
 
 # -- figures -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
 from medvill_pl.jobs import quieten
 from medvill_pl.results import ResultTable
-from medvill_pl.synthetic.datamodule import SyntheticDataModule
+from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticExamples
 from medvill_pl.tasks.base import BaseTask
 from medvill_pl.tasks.pretraining import PretrainingTask
 from medvill_pl.vision import VisionTrunk, make_trunk
@@ -32,16 +32,22 @@ from medvill_pl.vision import VisionTrunk, make_trunk
 IMAGE_SIZE = 128
 BACKBONE: BackboneConfig = {
     "vision": "resnet_small",
-    "freeze_vision_stages": 4,
+    "freeze_vision_stages": 5,
     "image_size": IMAGE_SIZE,
     "tokenizer": "synthetic",
     "max_words": 120,
     "hidden_size": 96,
     "num_layers": 2,
-    "num_heads": 2,
+    "num_heads": 8,
     "intermediate_size": 192,
     "dropout": 0.0,
 }
+
+
+FILMS_A_STEP = 48
+"""Films of a step of a CNN alone."""
+MAX_SHIFT = 4
+"""Pixels by which the films of such a step are shifted at most, so that a CNN does not learn them by heart."""
 
 
 class Budget(NamedTuple):
@@ -52,7 +58,7 @@ class Budget(NamedTuple):
         num_train: pairs to train on.
         num_test: pairs of the validation and of the test split.
         num_retrieved: pairs of the test split that are searched.
-        trunk_steps: optimizer steps of the CNN alone, with 64 films each.
+        trunk_steps: optimizer steps of the CNN alone, with ``FILMS_A_STEP`` films each.
         pretraining: epochs of pre-training.
         classification: epochs of fine-tuning for this task, as the next three.
         retrieval: likewise.
@@ -61,15 +67,15 @@ class Budget(NamedTuple):
     """
 
     num_cnn: int = 5000
-    num_train: int = 5000
+    num_train: int = 8000
     num_test: int = 400
     num_retrieved: int = 100
-    trunk_steps: int = 600
+    trunk_steps: int = 1100
     pretraining: int = 5
-    classification: int = 5
-    retrieval: int = 2
+    classification: int = 2
+    retrieval: int = 1
     vqa: int = 1
-    generation: int = 2
+    generation: int = 4
 
 
 def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
@@ -83,15 +89,14 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
     targets = torch.cat([labels, _report_words(data)], dim=1)
     weights = torch.full_like(targets[0], 0.2)
     weights[: labels.shape[1]] = 1.0  # findings weigh more than a word, of which there are many
-    head = nn.Linear(2 * trunk.channels, targets.shape[1])
+    head = nn.Linear(trunk.channels, targets.shape[1])
 
     def logits_of(films: Tensor) -> Tensor:
-        features = trunk(films).flatten(2)
-        logits: Tensor = head(torch.cat([features.mean(2), features.amax(2)], dim=1))
+        logits: Tensor = head(trunk(films).mean((2, 3)))
         return logits
 
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)
     for _ in tqdm(range(steps), "training the CNN"):
         step_on_targets(logits_of, films, targets, optimizer, weights)
         schedule.step()
@@ -100,9 +105,8 @@ def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
 
 def training_films(data: SyntheticDataModule) -> tuple[Tensor, Tensor]:
     """All training films, uint8, shape ``(N, 1, H, W)``, and their positive findings, float32, shape ``(N, 14)``."""
-    examples = data.datasets["train"].examples
-    labels = torch.from_numpy((examples.labels == 1).astype(np.float32))
-    return torch.stack([examples.image(index) for index in tqdm(range(len(labels)), "drawing films")]), labels
+    examples = cast(SyntheticExamples, data.datasets["train"].examples)
+    return examples.films(), torch.from_numpy((examples.labels == 1).astype(np.float32))
 
 
 def _report_words(data: SyntheticDataModule) -> Tensor:
@@ -122,7 +126,7 @@ def step_on_targets(
     optimizer: torch.optim.Optimizer,
     weights: Tensor | None = None,
 ) -> None:
-    """One optimizer step of a CNN on 64 films drawn at random.
+    """One optimizer step of a CNN on films drawn at random, shifted a little.
 
     Args:
         logits_of: the CNN with its head, from films to logits.
@@ -131,9 +135,11 @@ def step_on_targets(
         optimizer: of its weights.
         weights: of each target in the loss, shape ``(T,)``; equal by default.
     """
-    chosen = torch.randint(len(films), (64,))
+    chosen = torch.randint(len(films), (FILMS_A_STEP,))
+    down, right = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,)).tolist()
+    shifted = films[chosen].roll((down, right), (2, 3)).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
-        logits = logits_of(films[chosen].contiguous(memory_format=torch.channels_last))
+        logits = logits_of(shifted)
     loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets[chosen], weights)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -235,23 +241,41 @@ def make_trainer(epochs: int, folder: Path, *callbacks: Callback, is_shown: bool
     )
 
 
-def pretrain(
-    data: SyntheticDataModule, features: FilmFeatures, epochs: int, history: History, seed: int
-) -> PretrainingTask:
-    """Pre-train a small backbone by MLM and IRM under ``bar``, over the features of the trained CNN."""
+def make_pretraining(features: FilmFeatures, seed: int) -> PretrainingTask:
+    """A small backbone over the features of the trained CNN, to be pre-trained by MLM and IRM under ``bar``."""
     backbone = MedViLL(**BACKBONE)
     backbone.trunk = features  # type: ignore[assignment]
-    task = PretrainingTask.from_backbone(
+    return PretrainingTask.from_backbone(
         backbone,
         num_visual_samples=None,
         mlm_probability=0.3,
-        lr=2e-3,
+        lr=3e-3,
         warmup_steps=100,
         schedule="linear",
         seed=seed,
     )
+
+
+class PretrainedWeights(NamedTuple):
+    """What came of pre-training.
+
+    Attributes:
+        weights: of the task.
+        trained_on: what the backbone notes of the data.
+        history: the losses.
+    """
+
+    weights: dict[str, Tensor]
+    trained_on: list[dict[str, Any]]
+    history: History
+
+
+def pretrain(task: PretrainingTask, data: BaseDataModule, epochs: int) -> PretrainedWeights:
+    """Pre-train, in a process of its own."""
+    torch.manual_seed(0)
+    history = History()
     make_trainer(epochs, Path(), history).fit(task, datamodule=data)
-    return task.eval()
+    return PretrainedWeights(task.state_dict(), task.backbone.trained_on, history)
 
 
 def save_backbone(backbone: MedViLL, folder: Path) -> None:
@@ -289,7 +313,7 @@ def fine_tune(task: BaseTask, data: BaseDataModule, epochs: int, folder: Path) -
 def start_workers() -> ProcessPoolExecutor:
     """Processes, one a core or as many as can be used, which share the cores.
 
-    Steps as small as the demo's gain little from a second thread, and much from a second task beside them.
+    Steps as small as a transformer's here gain little from a second thread, and much from a second task beside them.
     """
     cores = os.cpu_count() or 1
     number = min(cores, NUM_JOBS)

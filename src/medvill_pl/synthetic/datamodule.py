@@ -1,6 +1,7 @@
 """The data module of the embedded corpus."""
 
-from functools import lru_cache
+from concurrent.futures import Executor
+from functools import lru_cache, partial
 from itertools import islice
 
 import numpy as np
@@ -53,10 +54,20 @@ class SyntheticExamples:
     def image(self, index: int) -> Tensor:
         """The film of one pair, uint8, shape ``(1, image_size, image_size)``."""
         if not self._is_rendered[index]:
-            film = render(self.studies[index], self._films.shape[-1])
-            self._films[index, 0] = torch.from_numpy(film)
-            self._is_rendered[index] = True
+            self._keep(index, render(self.studies[index], self._films.shape[-1]))
         return self._films[index]
+
+    def _keep(self, index: int, film: NDArray[np.uint8]) -> None:
+        self._films[index, 0] = torch.from_numpy(film)
+        self._is_rendered[index] = True
+
+    def render(self, pool: Executor) -> None:
+        """Render all films that nobody asked for yet, side by side in a pool of processes."""
+        missing = (~self._is_rendered).nonzero()[:, 0].tolist()
+        draw = partial(render, size=self._films.shape[-1])
+        films = pool.map(draw, [self.studies[index] for index in missing], chunksize=64)
+        for index, film in zip(missing, films, strict=True):
+            self._keep(index, film)
 
     def films(self) -> Tensor:
         """All films, uint8, shape ``(N, 1, image_size, image_size)``."""
