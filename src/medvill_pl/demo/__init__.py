@@ -51,8 +51,6 @@ from medvill_pl.tasks.vqa import VQATask
 
 STRATEGY = MaskStrategy.BAR
 TASKS = ("generation", "classification", "retrieval", "vqa")
-PLAIN_SHARE = 1.5
-"""Seconds of the plain ResNet-18 for each of the CNN's: half of that again for the rest of a classifier's training."""
 DEFAULT = Budget()
 FULL = Budget(
     num_cnn=10000,
@@ -137,7 +135,7 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
         clock.stop("drawing films")
         features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
         clock.stop("the CNN")
-        plain = pool.submit(PlainModel, *training_films(data["classification"]), PLAIN_SHARE * clock.seconds["the CNN"])
+        plain = pool.submit(PlainModel, *training_films(data["classification"]), clock.seconds["the CNN"])
         pretrained = make_pretraining(features, seed)
         learnt = pool.submit(pretrain, pretrained, data["pretraining"], budget.pretraining).result()
         pretrained.load_state_dict(learnt.weights)
@@ -299,7 +297,7 @@ def compare_plain(model: PlainModel, data: dict[str, Any], results: dict[str, Re
     by_id = probability[[place[row["id"]] for row in results["classification"].rows]]
     pool = data["retrieval"].datasets["test"].examples
     questions = data["vqa"].datasets["test"].examples
-    number = min(1000, len(data["vqa"].datasets["train"].examples.films.ids))
+    number = min(400, len(data["vqa"].datasets["train"].examples.films.ids))
     asked = SyntheticQuestions(SyntheticExamples("train", number, IMAGE_SIZE))
     answers = dict(zip(questions.ids, model.vqa(asked, questions), strict=True))
     answered = [{**row, "prediction": answers[row["id"]]} for row in results["vqa"].rows]

@@ -90,7 +90,7 @@ class PlainModel:
         labeler = CheXpertLabeler()
         return bleu(written, references) | clinical_efficacy(labeler(written), labeler(list(references)))
 
-    def vqa(self, train: SyntheticQuestions, test: SyntheticQuestions, steps: int = 200) -> list[str]:
+    def vqa(self, train: SyntheticQuestions, test: SyntheticQuestions, steps: int = 100) -> list[str]:
         """Answers to the test questions, by a logistic regression for each wording over the film's findings."""
         wordings = {wording: index for index, wording in enumerate(sorted(set(train.questions)))}
         answers = sorted(set(train.answers))

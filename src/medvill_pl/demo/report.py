@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvill_pl import page
 from medvill_pl.batch import FINDINGS, Batch
-from medvill_pl.demo import PLAIN_SHARE, STRATEGY, Pretrained, Story
+from medvill_pl.demo import STRATEGY, Pretrained, Story
 from medvill_pl.demo.training import FILMS_A_STEP, History
 from medvill_pl.evaluation.figures import attention_on_image, overlay
 from medvill_pl.results import cut_batch
@@ -36,10 +36,9 @@ def write_report_page(path: Path, story: Story) -> None:
             "pairs of patients that training never saw. For research, not a medical device."
         ),
         page.paragraph(
-            "The plain ResNet-18 learnt the findings of the training films from nothing, beside the pre-training, for "
-            f"{PLAIN_SHARE} times the seconds of the CNN here, as a classifier is more than its CNN; its findings then "
-            "rank, answer and choose a training report. At best stands what a reader would reach who sees every film "
-            "perfectly.",
+            "The plain ResNet-18 learnt the findings of the training films from nothing, for as many seconds as the "
+            "CNN here, but on one core, beside the pre-training; its findings then rank, answer and choose a training "
+            "report. At best stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
         *_pretraining(story),

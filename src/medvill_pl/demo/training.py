@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medvill_pl.backbone import BackboneConfig, MedViLL
+from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
@@ -70,11 +70,11 @@ class Budget(NamedTuple):
     num_train: int = 8000
     num_test: int = 400
     num_retrieved: int = 100
-    trunk_steps: int = 1100
+    trunk_steps: int = 1000
     pretraining: int = 5
     classification: int = 2
     retrieval: int = 1
-    vqa: int = 1
+    vqa: int = 2
     generation: int = 4
 
 
@@ -266,7 +266,7 @@ class PretrainedWeights(NamedTuple):
     """
 
     weights: dict[str, Tensor]
-    trained_on: list[dict[str, Any]]
+    trained_on: list[TrainingCorpus]
     history: History
 
 
