@@ -70,7 +70,7 @@ class Budget(NamedTuple):
     num_train: int = 8000
     num_test: int = 400
     num_retrieved: int = 100
-    trunk_steps: int = 1000
+    trunk_steps: int = 1100
     pretraining: int = 5
     classification: int = 2
     retrieval: int = 1
