@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -131,6 +132,22 @@ def test_nobody_is_shown() -> None:
 
 
 # -- films --------------------------------------------------------------------------------------
+
+
+def test_films_rendered_in_a_pool_are_the_films() -> None:
+    examples, alone = SyntheticExamples("test", 5, 32), SyntheticExamples("test", 5, 32)
+    examples.image(2)
+    asked: list[Study] = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, fn: Any, *iterables: Any, **options: Any) -> Any:
+            asked.extend(iterables[0])
+            return super().map(fn, *iterables, **options)
+
+    with Pool() as pool:
+        examples.render(pool)
+    assert asked == [study for place, study in enumerate(examples.studies) if place != 2]
+    assert torch.equal(examples.films(), alone.films())
 
 
 def test_a_film_is_rendered_once_and_when_asked_for(rendered: list[str]) -> None:
