@@ -21,9 +21,11 @@ from medvill_pl.evaluation.retrieval import DIRECTIONS, draw_trials, label_sets,
 from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
+MAX_LR = 2e-3
+
 
 class PlainModel:
-    """A ResNet-18 that learns the findings of films from nothing, for so many seconds.
+    """A ResNet-18 that learns the findings of films from nothing, for so many seconds, at a rate that falls to 0.
 
     Args:
         films: uint8, shape ``(N, 1, H, W)``.
@@ -34,9 +36,10 @@ class PlainModel:
     def __init__(self, films: Tensor, labels: Tensor, seconds: float) -> None:
         torch.manual_seed(0)
         self._cnn = resnet18(num_classes=len(FINDINGS)).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(self._cnn.parameters(), lr=1e-3, fused=True)
+        optimizer = torch.optim.AdamW(self._cnn.parameters(), fused=True)
         start = time.perf_counter()
-        while time.perf_counter() - start < seconds:
+        while (left := 1 - (time.perf_counter() - start) / seconds) > 0:
+            optimizer.param_groups[0]["lr"] = MAX_LR * left
             step_on_targets(self._logits, films, labels, optimizer)
         self._cnn.eval()
 

@@ -300,8 +300,10 @@ class FineTuned(NamedTuple):
 
 
 def fine_tune(task: BaseTask, data: BaseDataModule, epochs: int, folder: Path) -> FineTuned:
-    """Train a task and test it, in a process of its own; the results also go into the folder."""
+    """Train a task and test it, in a process of its own; its results replace those of an earlier run in the folder."""
     start = time.perf_counter()
+    for ending in ("parquet", "json"):
+        (folder / f"test.{ending}").unlink(missing_ok=True)
     torch.manual_seed(0)
     trainer = make_trainer(epochs, folder, is_shown=False)
     trainer.limit_val_batches = 0
