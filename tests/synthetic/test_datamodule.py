@@ -145,7 +145,7 @@ def test_films_rendered_in_a_pool_are_the_films() -> None:
             return super().map(fn, *iterables, **options)
 
     with Pool() as pool:
-        examples.render(pool)
+        examples.render_films(pool)
     assert asked == [study for place, study in enumerate(examples.studies) if place != 2]
     assert torch.equal(examples.films(), alone.films())
 

@@ -228,7 +228,7 @@ def draw_films(data: dict[str, Any], pool: ProcessPoolExecutor) -> Tensor:
     """Draw all films; those that the tasks look at, uint8, shape ``(N, 1, H, W)``."""
     splits = [split.examples for split in data["pretraining"].datasets.values()]
     for examples in tqdm([data["cnn"].datasets["train"].examples, *splits], "drawing films"):
-        examples.render(pool)
+        examples.render_films(pool)
     return torch.cat([examples.films() for examples in splits])
 
 

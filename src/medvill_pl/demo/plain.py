@@ -22,6 +22,7 @@ from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
 MAX_LR = 2e-3
+"""Learning rate of the first step."""
 
 
 class PlainModel:

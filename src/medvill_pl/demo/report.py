@@ -37,8 +37,8 @@ def write_report_page(path: Path, story: Story) -> None:
         ),
         page.paragraph(
             "The plain ResNet-18 learnt the findings of the training films from nothing, for as many seconds as the "
-            "CNN here, but on one core, beside the pre-training; its findings then rank, answer and choose a training "
-            "report. At best stands what a reader would reach who sees every film perfectly.",
+            "CNN here, but sharing the processor with the pre-training; its findings then rank, answer and choose a "
+            "training report. At best stands what a reader would reach who sees every film perfectly.",
             is_note=True,
         ),
         *_pretraining(story),

@@ -61,7 +61,7 @@ class SyntheticExamples:
         self._films[index, 0] = torch.from_numpy(film)
         self._is_rendered[index] = True
 
-    def render(self, pool: Executor) -> None:
+    def render_films(self, pool: Executor) -> None:
         """Render all films that nobody asked for yet, side by side in a pool of processes."""
         missing = (~self._is_rendered).nonzero()[:, 0].tolist()
         draw = partial(render, size=self._films.shape[-1])
