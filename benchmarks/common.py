@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from medvill_pl import BackboneConfig, MedViLL, ReportTokenizer
-from medvill_pl.language import MAX_WORDS, SPECIAL_TOKENS
+from medvill_pl.tokenizer import MAX_TOKENS, SPECIAL_TOKENS
 
 FULL = BackboneConfig(image_size=512)  # for the rest, the defaults are the paper's
-SMALL = BackboneConfig(vision="resnet_small", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
+SMALL = BackboneConfig(image_encoder="resnet_small", image_size=64, hidden_size=32, num_layers=2, num_heads=2)
 
 
 @cache
@@ -38,7 +38,7 @@ def draw_lengths(number: int, rng: np.random.Generator) -> NDArray[np.int64]:
     Log-normal with a median of 55 and sigma 0.5 (mean 62, 95 % under 126), clipped to 8..253: an assumption close to
     the longer of Findings and Impression in MIMIC-CXR.
     """
-    return rng.lognormal(np.log(55), 0.5, number).round().clip(8, MAX_WORDS).astype(np.int64)
+    return rng.lognormal(np.log(55), 0.5, number).round().clip(8, MAX_TOKENS).astype(np.int64)
 
 
 def clock(device: str) -> float:

@@ -16,7 +16,7 @@ from common import FULL, SMALL, clock, device_name, make_backbone, write_figures
 from torch import Tensor
 
 from medvill_pl import MaskStrategy, MedViLL
-from medvill_pl.decoding import DecodingConfig, generate
+from medvill_pl.models.decoding.generate import DecodingConfig, generate
 
 AIMS = {"cpu": 40.0, "cuda": 50.0}  # at batch 32
 
@@ -43,7 +43,7 @@ def next_words(backbone: MedViLL, images: Tensor, words: Tensor) -> Tensor:
 def write(images: Tensor, options: argparse.Namespace, is_fast: bool) -> tuple[float, Tensor]:
     """Our way: seconds for all reports, and their words, shape ``(B, num_words)``."""
     backbone = make_backbone(options.small, options.device, is_fast and options.device == "cpu")
-    config = DecodingConfig(min_words=options.words, max_words=options.words)
+    config = DecodingConfig(min_new_tokens=options.words, max_new_tokens=options.words)
     start = clock(options.device)
     with torch.autocast(options.device, torch.bfloat16) if is_fast else nullcontext():
         reports = generate(backbone, config, images=images)

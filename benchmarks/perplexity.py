@@ -17,8 +17,8 @@ from common import FULL, SMALL, clock, device_name, draw_lengths, make_backbone,
 from torch import Tensor
 
 from medvill_pl import MaskStrategy, MedViLL
-from medvill_pl.decoding import log_likelihood
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.models.decoding.generate import log_likelihood
+from medvill_pl.tokenizer import MAX_TOKENS
 
 AIM = 20.0
 
@@ -129,7 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script in seconds")
     parser.add_argument("--json", metavar="OUT", help="write the figures there")
     options = parser.parse_args()
-    options.passes = options.passes or (8 if options.device == "cpu" else MAX_WORDS + 1)
+    options.passes = options.passes or (8 if options.device == "cpu" else MAX_TOKENS + 1)
     return options
 
 

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvill_pl import BackboneConfig, MaskStrategy, PretrainingTask
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.data.batches import BatchPlan, BatchRequest, NonMatchingIndex, PairDataset
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 AIMS = {"cpu": 2.5, "cuda": 6.0}
 BUCKET_BATCHES = 4  # the data modules' default
@@ -53,7 +53,7 @@ def make_batches(options: argparse.Namespace) -> list[Batch]:
     tokenizer, image_size = make_tokenizer(options.small), (SMALL if options.small else FULL)["image_size"]
     num_pairs = options.batch * BUCKET_BATCHES * -(-options.steps // BUCKET_BATCHES)
     pairs = made_up_pairs(num_pairs, image_size, tokenizer.tokens(tokenizer.ordinary_ids.tolist()))
-    dataset = PairDataset(pairs, pairs.reports, tokenizer, MAX_WORDS, "train", seed=0)
+    dataset = PairDataset(pairs, pairs.reports, tokenizer, MAX_TOKENS, "train", seed=0)
     plan = BatchPlan(dataset.lengths, NonMatchingIndex(np.arange(num_pairs)), options.batch, 1, 0, BUCKET_BATCHES)
     requests = [BatchRequest(0, images.tolist(), reports.tolist()) for images, reports in plan.train(0)]
     return [dataset[request] for request in requests[: options.steps]]
@@ -110,13 +110,13 @@ def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
     """Pad as the level does, hide words, move the batch to the device and compute the loss."""
     task = task_at(level, options)
     if level < Level.PADDING:
-        missing = (0, MAX_WORDS + 1 - batch["input_ids"].shape[1])
+        missing = (0, MAX_TOKENS + 1 - batch["input_ids"].shape[1])
         input_ids = nn.functional.pad(batch["input_ids"], missing, value=task.backbone.tokenizer.pad_id)
         batch = Batch({**batch, "input_ids": input_ids, "text_mask": nn.functional.pad(batch["text_mask"], missing)})
-    batch = task.hide_words(batch)
+    batch = task.mask_batch(batch)
     batch = Batch({k: v.to(options.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
     with torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):
-        return task._step(batch).loss if level >= Level.LOGITS else plain_loss(task, batch)
+        return task.step(batch).loss if level >= Level.LOGITS else plain_loss(task, batch)
 
 
 def step(level: Level, options: argparse.Namespace, batch: Batch) -> float:
@@ -238,7 +238,7 @@ def show(result: dict[str, Any], path: str | None) -> None:
     """Print the table, and write the figures where a path is given."""
     write_figures(result, path)
     print(f"{result['device']}, batch {result['batch']}, median of {len(result['text_tokens'])} steps")
-    print(f"text tokens of each batch: {result['text_tokens']}; plain: {MAX_WORDS + 1}")
+    print(f"text tokens of each batch: {result['text_tokens']}; plain: {MAX_TOKENS + 1}")
     print("loss in float32 without dropout:", ", ".join(f"{k} {v:.6f}" for k, v in result["loss"].items()))
     print("matmul TFLOP/s:", ", ".join(f"{k} {v:.3g}" for k, v in result["matmul_tflops"].items()), end="\n\n")
     print("| level | s/step | speed-up | peak GiB | TFLOP | MFU |")

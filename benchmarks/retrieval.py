@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvill_pl import RetrievalTask
-from medvill_pl.evaluation.retrieval import draw_trials
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.evaluation.retrieval import draw_candidate_sets
+from medvill_pl.tokenizer import MAX_TOKENS
 
 NUM_PAIRS, NUM_CANDIDATES = 354, 100  # of the paper's Open-I test split; of a trial
 AIMS = {"cpu": 4.0, "cuda": 10.0}  # against float32 padded to the longest
@@ -89,8 +89,8 @@ def draw_pairs(texts: list[list[int]], num_batches: int, batch_size: int) -> tup
     """How many pairs the trials of both directions need, and some batches of like length, spread over all lengths."""
     is_needed = np.zeros((NUM_PAIRS, NUM_PAIRS), dtype=bool)
     queries = np.arange(NUM_PAIRS)[:, None]
-    is_needed[queries, draw_trials(NUM_PAIRS, NUM_CANDIDATES, 0)] = True
-    is_needed[draw_trials(NUM_PAIRS, NUM_CANDIDATES, 1), queries] = True
+    is_needed[queries, draw_candidate_sets(NUM_PAIRS, NUM_CANDIDATES, 0)] = True
+    is_needed[draw_candidate_sets(NUM_PAIRS, NUM_CANDIDATES, 1), queries] = True
     pairs = np.random.default_rng(0).permutation(np.argwhere(is_needed))
     lengths = np.array([len(texts[report]) for report in pairs[:, 1]])
     shortest_first = pairs[np.argsort(lengths, kind="stable")]
@@ -101,10 +101,10 @@ def draw_pairs(texts: list[list[int]], num_batches: int, batch_size: int) -> tup
 def check(plain: Bench, pairs: Pairs) -> None:
     """In float32, our way must give the plain way's logits."""
     images = np.unique(pairs[:, 0])
-    pool = plain.task.make_pool(plain.encode(images, len(images))[1], plain.texts)
+    pool = plain.task.make_gallery(plain.encode(images, len(images))[1], plain.texts)
     places = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
     ours = torch.from_numpy(plain.task.score_pairs(pool, places))
-    _, theirs = plain.from_pixels(pairs, MAX_WORDS + 1)
+    _, theirs = plain.from_pixels(pairs, MAX_TOKENS + 1)
     assert theirs.std() > 1e-3, "the logits do not depend on the pairs"
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 * float(theirs.std()))
 
@@ -116,16 +116,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     check(plain, batches[len(batches) // 2][:4])
     warm_up = batches if options.device == "cuda" else [batches[0][:2]]
     for part in warm_up:
-        plain.from_pixels(part, MAX_WORDS + 1)
+        plain.from_pixels(part, MAX_TOKENS + 1)
         fast.from_pixels(part)
 
     images = np.unique(np.concatenate(batches)[:, 0])
     of_cnn, tokens = fast.encode(images, options.batch)
-    pool = fast.task.make_pool(tokens, fast.texts)
+    pool = fast.task.make_gallery(tokens, fast.texts)
     seconds = dict.fromkeys(("plain", "pixels", "encoder", "pairs"), 0.0)
     for pairs in batches:
         places = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
-        seconds["plain"] += plain.from_pixels(pairs, MAX_WORDS + 1)[0]
+        seconds["plain"] += plain.from_pixels(pairs, MAX_TOKENS + 1)[0]
         seconds["pixels"] += fast.from_pixels(pairs)[0]
         seconds["encoder"] += fast.encoder_alone(pool.visual_tokens[places[:, 0]], pairs)
         start = clock(options.device)

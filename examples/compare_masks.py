@@ -8,13 +8,13 @@ import argparse
 from lightning.pytorch import Trainer, seed_everything
 
 from medvill_pl import MaskStrategy, PretrainingTask, SyntheticDataModule
-from medvill_pl.backbone import BackboneConfig
+from medvill_pl.models.medvill import BackboneConfig
 
 BACKBONE: BackboneConfig = {
-    "vision": "resnet_small",
+    "image_encoder": "resnet_small",
     "image_size": 128,
     "tokenizer": "synthetic",
-    "max_words": 120,
+    "max_tokens": 120,
     "hidden_size": 64,
     "num_layers": 2,
     "num_heads": 4,
@@ -32,7 +32,7 @@ def main() -> None:
     for strategy in MaskStrategy:
         seed_everything(0)
         data = SyntheticDataModule(
-            options.pairs, num_val=200, image_size=128, batch_size=16, max_words=120, negatives="labels"
+            options.pairs, num_val=200, image_size=128, batch_size=16, max_tokens=120, negatives="labels"
         )
         task = PretrainingTask(BACKBONE, mask_strategy=strategy.value, lr=2e-3, warmup_steps=100, mlm_probability=0.3)
         trainer = Trainer(

@@ -76,7 +76,13 @@ def main() -> None:
         write_folder(folder)
     seed_everything(0)
     data = TextFileDataModule(str(folder), negatives="labels")
-    small = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32, "num_layers": 1}
+    small = {
+        "image_encoder": "resnet_tiny",
+        "image_size": 64,
+        "tokenizer": "synthetic",
+        "hidden_size": 32,
+        "num_layers": 1,
+    }
     task = PretrainingTask({**small, "num_heads": 2, "intermediate_size": 64}, lr=1e-3)  # type: ignore[typeddict-item]
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, log_every_n_steps=1)
     trainer.fit(task, datamodule=data)

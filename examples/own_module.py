@@ -14,7 +14,7 @@ from torchmetrics.classification import BinaryAUROC
 from medvill_pl import FINDINGS, BackboneConfig, Batch, MedViLL, SyntheticDataModule
 
 SMALL: BackboneConfig = {
-    "vision": "resnet_tiny",
+    "image_encoder": "resnet_tiny",
     "image_size": 64,
     "tokenizer": "synthetic",
     "hidden_size": 32,

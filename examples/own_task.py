@@ -27,8 +27,13 @@ def count_scores(rows: Sequence[Mapping[str, Any]], context: Mapping[str, Any]) 
 class FindingCountTask(BaseTask):
     """Counts positive findings by Poisson regression on CLS; stages, optimiser, checkpoints are those of every task."""
 
-    results_metrics = f"{__name__}.count_scores"  # scores validation and test from what _step keeps of each example
-    unused = ("text_cls_place", "mlm_head", "report_embedding.position", "report_embedding.semantic")
+    score_fn = f"{__name__}.count_scores"  # scores validation and test from what _step keeps of each example
+    unused_parameters = (
+        "text_cls_position_embedding",
+        "mlm_head",
+        "report_embedding.position",
+        "report_embedding.semantic",
+    )
 
     def __init__(
         self, backbone: BackboneConfig | None = None, backbone_ckpt: str | None = None, lr: float = 1e-3, seed: int = 0
@@ -45,13 +50,14 @@ class FindingCountTask(BaseTask):
         log_rate: Tensor = self.head(output.pooled).squeeze(1)
         return log_rate
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         counted = [column for column, finding in enumerate(FINDINGS) if finding not in NOT_COUNTED]
         log_rate, count = self(batch).float(), (batch["labels"][:, counted] == 1).sum(1)
         loss = nn.functional.poisson_nll_loss(log_rate, count.float())
         return StepOutput(loss, results={"id": batch["id"], "prediction": log_rate.exp(), "count": count})
 
-    def context(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def score_context(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The mean of the training split, which is kept beside the rows."""
         examples = self.training_examples()
         counted = [column for column, finding in enumerate(FINDINGS) if finding not in NOT_COUNTED]
@@ -69,7 +75,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     options = parser.parse_args()
     seed_everything(0)
-    small: BackboneConfig = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32}
+    small: BackboneConfig = {
+        "image_encoder": "resnet_tiny",
+        "image_size": 64,
+        "tokenizer": "synthetic",
+        "hidden_size": 32,
+    }
     task = FindingCountTask(small | {"num_layers": 2, "num_heads": 2, "intermediate_size": 64})
     data = SyntheticDataModule(options.pairs, num_val=200, num_test=200, image_size=64, batch_size=16)
     trainer = Trainer(max_epochs=3, logger=False, enable_checkpointing=False, default_root_dir="runs/own-task")

@@ -18,12 +18,12 @@ from lightning.pytorch.loggers import CSVLogger
 from medvill_pl import AtomicCheckpointIO, PairsDataModule, PretrainingTask, ReportTokenizer, Throughput
 from medvill_pl.data.pairs import read_reports
 
-IMAGE_SIZE, MAX_WORDS = 64, 64
+IMAGE_SIZE, MAX_TOKENS = 64, 64
 
 
 def unigram_entropy(reports: list[str], tokenizer: ReportTokenizer) -> float:
     """Entropy in nats of the word pieces of some reports."""
-    pieces = [piece for ids in tokenizer.encode(reports) for piece in ids[:MAX_WORDS]]
+    pieces = [piece for ids in tokenizer.encode(reports) for piece in ids[:MAX_TOKENS]]
     counts = np.unique(pieces, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
@@ -55,17 +55,17 @@ def main() -> None:
         val_fraction=0.15,
         batch_size=16,
         negatives="labels",
-        max_words=MAX_WORDS,
+        max_tokens=MAX_TOKENS,
         num_workers=0,
         **columns,
         **place,
     )
     task = PretrainingTask(
         backbone={
-            "vision": "resnet_tiny",
+            "image_encoder": "resnet_tiny",
             "image_size": IMAGE_SIZE,
             "tokenizer": str(tokenizer_path),
-            "max_words": MAX_WORDS,
+            "max_tokens": MAX_TOKENS,
             "hidden_size": 64,
             "num_layers": 2,
             "num_heads": 4,

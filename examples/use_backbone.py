@@ -17,7 +17,7 @@ def main() -> None:
         backbone = MedViLL.from_pretrained(sys.argv[1])
     else:
         backbone = MedViLL(
-            vision="resnet_tiny",
+            image_encoder="resnet_tiny",
             image_size=128,
             tokenizer="synthetic",
             hidden_size=32,

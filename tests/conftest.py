@@ -34,7 +34,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from medvill_pl import MedViLL
-from medvill_pl.backbone import BackboneConfig
+from medvill_pl.models.medvill import BackboneConfig
 
 torch.set_num_threads(1)
 
@@ -67,14 +67,14 @@ def shared_data() -> Path:
 def tiny() -> BackboneConfig:
     """Arguments of a backbone that a test can afford: 16 visual tokens, 32 wide."""
     return {
-        "vision": "resnet_tiny",
+        "image_encoder": "resnet_tiny",
         "image_size": 64,
         "tokenizer": "synthetic",
         "hidden_size": 32,
         "num_layers": 2,
         "num_heads": 2,
         "intermediate_size": 64,
-        "max_words": 120,
+        "max_tokens": 120,
     }
 
 
@@ -95,11 +95,11 @@ def recipes() -> Path:
 def tiny_model() -> list[str]:
     """Options that shrink the backbone of any recipe to what a test can afford."""
     sizes = {
-        "vision": "resnet_tiny",
-        "vision_weights": "none",
+        "image_encoder": "resnet_tiny",
+        "image_encoder_weights": "none",
         "image_size": "32",
         "tokenizer": "synthetic",
-        "max_words": "40",
+        "max_tokens": "40",
         "hidden_size": "8",
         "num_layers": "1",
         "num_heads": "1",
@@ -112,7 +112,7 @@ def tiny_model() -> list[str]:
 @pytest.fixture
 def tiny_data() -> list[str]:
     """Options that fit the data of any recipe to :func:`tiny_model`."""
-    values = {"tokenizer": "synthetic", "image_size": "32", "max_words": "40", "batch_size": "4", "num_workers": "0"}
+    values = {"tokenizer": "synthetic", "image_size": "32", "max_tokens": "40", "batch_size": "4", "num_workers": "0"}
     return [f"--data.init_args.{name}={value}" for name, value in values.items()]
 
 

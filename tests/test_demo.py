@@ -15,7 +15,7 @@ from medvill_pl.demo import DEFAULT, FULL, Budget, Clock, best_possible, make_da
 from medvill_pl.demo.plain import log_likelihood
 from medvill_pl.demo.training import FilmFeatures
 from medvill_pl.evaluation.results import Results
-from medvill_pl.vision import VisionTrunk, make_trunk
+from medvill_pl.models.image_encoder import ImageEncoder, make_cnn
 
 TASKS = ("classification", "retrieval", "vqa", "generation")
 SMALL = Budget(
@@ -23,7 +23,7 @@ SMALL = Budget(
     num_train=64,
     num_test=40,
     num_retrieved=20,
-    trunk_steps=2,
+    image_encoder_steps=2,
     pretraining=1,
     classification=1,
     retrieval=1,
@@ -78,7 +78,7 @@ def test_full_demo_gets_the_larger_budget(
     monkeypatch.setattr("medvill_pl.demo.run", lambda *arguments: runs.append(arguments))
     assert main(["demo", "--output", str(tmp_path), "--seed", "3", *options]) == 0
     assert runs == [(tmp_path, 3, budget)]
-    for size in ("num_cnn", "num_train", "num_retrieved", "trunk_steps"):
+    for size in ("num_cnn", "num_train", "num_retrieved", "image_encoder_steps"):
         assert getattr(FULL, size) > getattr(DEFAULT, size)
     for stage in ("pretraining", *TASKS):
         assert FULL.num_train * getattr(FULL, stage) > DEFAULT.num_train * getattr(DEFAULT, stage)
@@ -93,7 +93,7 @@ def test_best_possible_is_the_grammars_own() -> None:
 
 def test_features_of_known_films_are_computed_once_and_shared_by_copies() -> None:
     torch.manual_seed(0)
-    trunk = VisionTrunk(make_trunk("resnet_tiny")).eval()
+    trunk = ImageEncoder(make_cnn("resnet_tiny")).eval()
     films = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = trunk(films)
@@ -106,7 +106,7 @@ def test_features_of_known_films_are_computed_once_and_shared_by_copies() -> Non
     torch.testing.assert_close(features(films[[2, 1]]), expected[[2, 1]], rtol=0.05, atol=0.05)
     assert calls == [2]
     assert not any(parameter.requires_grad for parameter in features.parameters())
-    assert not nn.Sequential(features).train()[0].trunk.training
+    assert not nn.Sequential(features).train()[0].image_encoder.training
 
 
 def test_likelihood_of_findings_takes_them_as_independent() -> None:

@@ -132,7 +132,7 @@ def test_own_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 def test_attention_map(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     MedViLL(
-        vision="resnet_tiny",
+        image_encoder="resnet_tiny",
         image_size=64,
         tokenizer="synthetic",
         hidden_size=32,

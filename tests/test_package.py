@@ -29,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package_alone(built: Path) -> None:
     names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"medvill_pl"}
-    assert {"medvill_pl/py.typed", "medvill_pl/synthetic/vocab.txt", "medvill_pl/cli.py"} <= set(names)
+    assert {"medvill_pl/py.typed", "medvill_pl/synthetic/vocab.txt", "medvill_pl/cli/entry.py"} <= set(names)
     assert any(name.endswith("entry_points.txt") for name in names)
 
 

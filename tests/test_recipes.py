@@ -69,7 +69,7 @@ def data_of(tmp_path: Path, make_pairs: Callable[..., Path]) -> Callable[[str], 
 
 OF_TASK = {
     "retrieval": ["--model.init_args.num_candidates=2"],
-    "generation": ["--model.init_args.decoding={method: beam, num_beams: 2, max_words: 3}"],
+    "generation": ["--model.init_args.decoding={method: beam, num_beams: 2, max_new_tokens: 3}"],
 }
 """Options that fit a task to so little data."""
 COLUMNS = {
@@ -92,7 +92,7 @@ def test_recipe_fits_tests_and_predicts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("medvill_pl.results.inference_time", lambda *args: {})
+    monkeypatch.setattr("medvill_pl.tasks.result_table.inference_time", lambda *args: {})
     task, dataset = Path(recipe).parent.name, Path(recipe).stem
     words = ["-c", str(ROOT / "tasks" / recipe), *tiny_model, *tiny_data, *data_of(dataset), *ON_CPU]
     words += OF_TASK.get(task, [])

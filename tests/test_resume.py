@@ -25,8 +25,8 @@ from medvill_pl import AtomicCheckpointIO, PretrainingTask, SyntheticDataModule
 
 torch.set_num_threads(1)
 options = json.loads(sys.argv[1])
-BACKBONE = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32, "num_layers": 2,
-            "num_heads": 2, "intermediate_size": 64, "max_words": 120, "dropout": 0.1}
+BACKBONE = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+            "num_layers": 2, "num_heads": 2, "intermediate_size": 64, "max_tokens": 120, "dropout": 0.1}
 
 
 class Diary(Callback):

@@ -17,8 +17,8 @@ from torchvision.models import DenseNet121_Weights, ResNet18_Weights
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from medvill_pl import MedViLL
-from medvill_pl.backbone import BackboneConfig
-from medvill_pl.vision import VisionTrunk, make_trunk
+from medvill_pl.models.image_encoder import ImageEncoder, make_cnn
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict
 
 State = dict[str, Tensor]
@@ -27,7 +27,7 @@ Build = Callable[..., MedViLL]
 
 @pytest.fixture
 def build(tiny: BackboneConfig) -> Build:
-    """Build a tiny backbone: ``build(vision_weights=...)``. Equal seeds, so equal where nothing is loaded."""
+    """Build a tiny backbone: ``build(image_encoder_weights=...)``. Equal seeds, so equal where nothing is loaded."""
 
     def build(**arguments: Any) -> MedViLL:
         torch.manual_seed(0)
@@ -52,7 +52,7 @@ def assert_one_line(error: BaseException, *parts: str) -> None:
 def trained_cnn(name: str) -> nn.Module:
     """A CNN whose every tensor differs from a fresh one's, the statistics of BatchNorm too."""
     torch.manual_seed(7)
-    cnn = make_trunk(name)
+    cnn = make_cnn(name)
     for tensor in cnn.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) * 0.1 + 0.01)
@@ -62,7 +62,7 @@ def trained_cnn(name: str) -> nn.Module:
 
 
 def assert_trunk_is(backbone: MedViLL, cnn: nn.Module) -> None:
-    expected, found = VisionTrunk(cnn).state_dict(), backbone.trunk.state_dict()
+    expected, found = ImageEncoder(cnn).state_dict(), backbone.image_encoder.state_dict()
     assert found.keys() == expected.keys()
     differing = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
     assert differing == []
@@ -114,8 +114,8 @@ def test_missing_file_says_what_and_where_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = source or str(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"^vision_weights: ") as caught:
-        fetch(source, ("a.bin", "b.bin"), "vision_weights")
+    with pytest.raises(FileNotFoundError, match=r"^image_encoder_weights: ") as caught:
+        fetch(source, ("a.bin", "b.bin"), "image_encoder_weights")
     assert_one_line(caught.value, source, says)
 
 
@@ -128,7 +128,7 @@ def test_missing_file_says_what_and_where_in_one_line(
         ("a/b/c", True),
         ("./owner", True),
         ("/weights", True),
-        ("trunk.pth", True),
+        ("image_encoder.pth", True),
         ("here", True),
     ],
 )
@@ -208,10 +208,10 @@ def test_optional_weights_may_be_missing_on_either_side() -> None:
     assert torch.equal(module[0].weight, torch.ones(2, 3))
 
 
-# --- vision_weights
+# --- image_encoder_weights
 
 
-@pytest.mark.parametrize("form", ["trunk.safetensors", "trunk.pth", "a folder", "a name on the hub"])
+@pytest.mark.parametrize("form", ["image_encoder.safetensors", "image_encoder.pth", "a folder", "a name on the hub"])
 def test_trunk_starts_from_a_file(build: Build, tmp_path: Path, form: str) -> None:
     cnn = trained_cnn("resnet_tiny")
     (tmp_path / "folder").mkdir()
@@ -221,7 +221,7 @@ def test_trunk_starts_from_a_file(build: Build, tmp_path: Path, form: str) -> No
     if form == "a name on the hub":
         source = "acme/trunk"
         cache_on_hub(source, tmp_path / "folder")
-    assert_trunk_is(build(vision_weights=source), cnn)
+    assert_trunk_is(build(image_encoder_weights=source), cnn)
 
 
 def without_classifier(state: State) -> State:
@@ -241,7 +241,7 @@ def test_trunk_starts_from_torchvisions_names(build: Build, tmp_path: Path, chan
         for name, tensor in cnn.state_dict().items():
             if name.endswith("num_batches_tracked"):
                 tensor.zero_()
-    assert_trunk_is(build(vision="resnet18", vision_weights=source), cnn)
+    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights=source), cnn)
 
 
 def with_dotted_names(state: State) -> State:
@@ -258,8 +258,8 @@ def cache_for_torchvision(monkeypatch: pytest.MonkeyPatch, home: Path, url: str,
 def test_trunk_starts_from_a_name_of_torchvision(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn = trained_cnn("resnet18")
     cache_for_torchvision(monkeypatch, tmp_path, ResNet18_Weights.IMAGENET1K_V1.url, cnn.state_dict())
-    assert_trunk_is(build(vision="resnet18", vision_weights="IMAGENET1K_V1"), cnn)
-    assert_trunk_is(build(vision="resnet18", vision_weights="DEFAULT"), cnn)
+    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights="IMAGENET1K_V1"), cnn)
+    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights="DEFAULT"), cnn)
 
 
 def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
@@ -269,20 +269,36 @@ def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
     published = with_dotted_names(cnn.state_dict())
     assert "features.denseblock1.denselayer1.norm.1.weight" in published
     cache_for_torchvision(monkeypatch, tmp_path, DenseNet121_Weights.IMAGENET1K_V1.url, published)
-    assert_trunk_is(build(vision="densenet121", vision_weights="IMAGENET1K_V1"), cnn)
+    assert_trunk_is(build(image_encoder="densenet121", image_encoder_weights="IMAGENET1K_V1"), cnn)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"vision": "resnet18", "vision_weights": "IMAGENET1K_V9"}, ValueError, ["IMAGENET1K_V9", "IMAGENET1K_V1"]),
-        ({"vision_weights": "IMAGENET1K_V1"}, ValueError, ["vision_weights", "IMAGENET1K_V1", "resnet_tiny"]),
-        ({"vision_weights": "no/such/file.pth"}, FileNotFoundError, ["vision_weights", "no/such/file.pth"]),
-        ({"vision_weights": "owner/name"}, FileNotFoundError, ["vision_weights", "owner/name", "give its path"]),
         (
-            {"vision": "resnet18", "vision_weights": "IMAGENET1K_V1"},
+            {"image_encoder": "resnet18", "image_encoder_weights": "IMAGENET1K_V9"},
+            ValueError,
+            ["IMAGENET1K_V9", "IMAGENET1K_V1"],
+        ),
+        (
+            {"image_encoder_weights": "IMAGENET1K_V1"},
+            ValueError,
+            ["image_encoder_weights", "IMAGENET1K_V1", "resnet_tiny"],
+        ),
+        (
+            {"image_encoder_weights": "no/such/file.pth"},
             FileNotFoundError,
-            ["vision_weights", ResNet18_Weights.IMAGENET1K_V1.url, "set vision_weights to none"],
+            ["image_encoder_weights", "no/such/file.pth"],
+        ),
+        (
+            {"image_encoder_weights": "owner/name"},
+            FileNotFoundError,
+            ["image_encoder_weights", "owner/name", "give its path"],
+        ),
+        (
+            {"image_encoder": "resnet18", "image_encoder_weights": "IMAGENET1K_V1"},
+            FileNotFoundError,
+            ["image_encoder_weights", ResNet18_Weights.IMAGENET1K_V1.url, "set image_encoder_weights to none"],
         ),
     ],
 )
@@ -308,10 +324,10 @@ def test_vision_weights_of_another_trunk_or_shape(build: Build, tmp_path: Path, 
     state["stem.0.weight"] = torch.zeros(4, 1, 5, 5)
     source = save(state, tmp_path / f"grey.{form}")
     with pytest.raises(ValueError, match="do not fit") as caught:
-        build(vision_weights=source)
+        build(image_encoder_weights=source)
     assert_one_line(caught.value, source, "stem.0.weight is (4, 1, 5, 5) there and (4, 3, 5, 5) here")
     with pytest.raises(ValueError, match="more differences") as caught:
-        build(vision="resnet18", vision_weights=source)
+        build(image_encoder="resnet18", image_encoder_weights=source)
     assert_one_line(caught.value, source)
 
 
@@ -349,8 +365,8 @@ def test_text_weights_make_the_text_side_that_bert(build: Build, tmp_path: Path)
     torch.testing.assert_close(norm(backbone.report_embedding(ids)), text)
     words = backbone.report_embedding.word.weight
     for token, place in [
-        (backbone.tokenizer.cls_id, backbone.cls_place),
-        (backbone.tokenizer.sep_id, backbone.sep_place),
+        (backbone.tokenizer.cls_id, backbone.cls_position_embedding),
+        (backbone.tokenizer.sep_id, backbone.sep_position_embedding),
     ]:
         first = embeddings(input_ids=torch.tensor([[token]]), token_type_ids=torch.tensor([[0]]))
         torch.testing.assert_close(norm(words[token] + place), first[0, 0])
@@ -369,7 +385,7 @@ def differing(backbone: MedViLL, other: MedViLL) -> set[str]:
     }
 
 
-FROM_ANY_BERT = {"report_embedding", "cls_place", "sep_place", "embedding_norm", "encoder"}
+FROM_ANY_BERT = {"report_embedding", "cls_position_embedding", "sep_position_embedding", "embedding_norm", "encoder"}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +417,7 @@ def test_text_weights_come_from_the_hubs_cache(build: Build, tmp_path: Path) -> 
         ({"num_hidden_layers": 3}, "has num_hidden_layers 3, the model 2"),
         ({"num_attention_heads": 4}, "has num_attention_heads 4, the model 2"),
         ({"intermediate_size": 32}, "has intermediate_size 32, the model 64"),
-        ({"max_position_embeddings": 64}, "has 64 positions, max_words needs 121"),
+        ({"max_position_embeddings": 64}, "has 64 positions, max_tokens needs 121"),
     ],
 )
 def test_text_weights_of_another_size(build: Build, tmp_path: Path, sizes: dict[str, int], says: str) -> None:
@@ -450,8 +466,8 @@ def test_text_weights_without_a_part_that_is_needed(build: Build, tmp_path: Path
 
 @pytest.mark.parametrize("word", ["none", "None"])
 def test_word_none_means_no_weights(build: Build, word: str) -> None:
-    backbone = build(vision_weights=word, text_weights=word)
-    assert (backbone.hparams["vision_weights"], backbone.hparams["text_weights"]) == (None, None)
+    backbone = build(image_encoder_weights=word, text_weights=word)
+    assert (backbone.hparams["image_encoder_weights"], backbone.hparams["text_weights"]) == (None, None)
     assert differing(backbone, build()) == set()
 
 
@@ -460,9 +476,9 @@ def test_word_none_means_no_weights(build: Build, word: str) -> None:
 
 def test_backbone_comes_from_the_hub_at_the_revision_asked_for(build: Build, tmp_path: Path) -> None:
     shared = {}
-    for revision, max_words in [("main", 20), ("v1", 30)]:
-        shared[revision] = build(max_words=max_words)
-        nn.init.constant_(shared[revision].cls_place, max_words)
+    for revision, max_tokens in [("main", 20), ("v1", 30)]:
+        shared[revision] = build(max_tokens=max_tokens)
+        nn.init.constant_(shared[revision].cls_position_embedding, max_tokens)
         shared[revision].save_pretrained(tmp_path / revision)
         cache_on_hub("acme/backbone", tmp_path / revision, revision)
     for revision, expected in shared.items():

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from medvill_pl.backbone import BackboneConfig, BackboneOutput, MedViLL
     from medvill_pl.batch import FINDINGS, Batch
-    from medvill_pl.callbacks import ExampleTable, PredictionTable, Throughput
-    from medvill_pl.checkpoints import AtomicCheckpointIO
+    from medvill_pl.callbacks.example_table import ExampleTable
+    from medvill_pl.callbacks.prediction_table import PredictionTable
+    from medvill_pl.callbacks.search_page import SearchPage
+    from medvill_pl.callbacks.throughput import Throughput
+    from medvill_pl.checkpoint_io import AtomicCheckpointIO
     from medvill_pl.data.folder import FolderDataModule
     from medvill_pl.data.mimic_cxr import MIMICCXRDataModule
     from medvill_pl.data.module import BaseDataModule
@@ -22,48 +24,48 @@ if TYPE_CHECKING:
     from medvill_pl.data.vqa_rad import VQARADDataModule
     from medvill_pl.labeler.base import Labeler
     from medvill_pl.labeler.chexpert import CheXpertLabeler
-    from medvill_pl.language import ReportTokenizer
     from medvill_pl.masks import MaskStrategy, attention_mask
-    from medvill_pl.results import ResultTable
-    from medvill_pl.search import SearchPage
+    from medvill_pl.models.medvill import BackboneConfig, BackboneOutput, MedViLL
     from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticVQADataModule
     from medvill_pl.tasks.base import BaseTask, StepOutput
     from medvill_pl.tasks.classification import ClassificationTask
     from medvill_pl.tasks.generation import GenerationTask
     from medvill_pl.tasks.pretraining import PretrainingTask
+    from medvill_pl.tasks.result_table import ResultTable
     from medvill_pl.tasks.retrieval import RetrievalTask
     from medvill_pl.tasks.vqa import VQATask
+    from medvill_pl.tokenizer import ReportTokenizer
 
 _HOME = {
-    "AtomicCheckpointIO": "checkpoints",
-    "BackboneConfig": "backbone",
-    "BackboneOutput": "backbone",
+    "AtomicCheckpointIO": "checkpoint_io",
+    "BackboneConfig": "models.medvill",
+    "BackboneOutput": "models.medvill",
     "BaseDataModule": "data.module",
     "BaseTask": "tasks.base",
     "Batch": "batch",
     "CheXpertLabeler": "labeler.chexpert",
     "ClassificationTask": "tasks.classification",
-    "ExampleTable": "callbacks",
+    "ExampleTable": "callbacks.example_table",
     "FINDINGS": "batch",
     "FolderDataModule": "data.folder",
     "GenerationTask": "tasks.generation",
     "Labeler": "labeler.base",
     "MIMICCXRDataModule": "data.mimic_cxr",
     "MaskStrategy": "masks",
-    "MedViLL": "backbone",
+    "MedViLL": "models.medvill",
     "OpenIDataModule": "data.open_i",
     "PairsDataModule": "data.pairs",
-    "PredictionTable": "callbacks",
+    "PredictionTable": "callbacks.prediction_table",
     "PretrainingTask": "tasks.pretraining",
-    "ReportTokenizer": "language",
-    "ResultTable": "results",
+    "ReportTokenizer": "tokenizer",
+    "ResultTable": "tasks.result_table",
     "RetrievalTask": "tasks.retrieval",
-    "SearchPage": "search",
+    "SearchPage": "callbacks.search_page",
     "StepOutput": "tasks.base",
     "StreamingDataModule": "data.streaming",
     "SyntheticDataModule": "synthetic.datamodule",
     "SyntheticVQADataModule": "synthetic.datamodule",
-    "Throughput": "callbacks",
+    "Throughput": "callbacks.throughput",
     "VQARADDataModule": "data.vqa_rad",
     "VQATask": "tasks.vqa",
     "attention_mask": "masks",

@@ -37,7 +37,8 @@ class Batch(TypedDict):
         labels: findings of the image: 1 positive, 0 negative, -1 uncertain, NaN not mentioned,
             float32, shape ``(B, 14)``.
         matched: True where image and report belong together, bool, shape ``(B,)``.
-        is_cut: True where the report was longer than the limit, so that its SEP_L is no true end, bool, shape ``(B,)``.
+        is_truncated: True where the report was longer than the limit, so that its SEP_L is no true end, bool,
+            shape ``(B,)``.
         seed: seed of each pair's own randomness, int64, shape ``(B,)``.
         mlm_input_ids: in pre-training, ``input_ids`` with words hidden, int64, shape ``(B, T)``.
         mlm_positions: in pre-training, the places to predict, as indices into the flattened
@@ -57,7 +58,7 @@ class Batch(TypedDict):
     text_mask: Tensor
     labels: Tensor
     matched: Tensor
-    is_cut: Tensor
+    is_truncated: Tensor
     seed: Tensor
     mlm_input_ids: NotRequired[Tensor]
     mlm_positions: NotRequired[Tensor]

@@ -34,6 +34,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def free_name(path: Path) -> Path:
+    """``path``, or where it is taken the first of ``name-1.ext``, ``name-2.ext``, ..."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

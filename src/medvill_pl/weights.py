@@ -86,18 +86,22 @@ def torchvision_state_dict(architecture: str, name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights, list_models
 
     if architecture not in list_models():
-        raise ValueError(f"vision_weights: torchvision has no {architecture}: give a path instead of {name!r}, or none")
+        raise ValueError(
+            f"image_encoder_weights: torchvision has no {architecture}: give a path instead of {name!r}, or none"
+        )
     published = get_model_weights(architecture)
     if name not in published.__members__:
         names = ", ".join(published.__members__)
-        raise ValueError(f"vision_weights: {name!r} is no local path, and torchvision has {names} for {architecture}")
+        raise ValueError(
+            f"image_encoder_weights: {name!r} is no local path, and torchvision has {names} for {architecture}"
+        )
     weights = published[name]
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"vision_weights: {name} of {architecture} could not be downloaded ({error}): fetch {weights.url} where "
-            f"there is a network and give its path, or set vision_weights to none"
+            f"image_encoder_weights: {name} of {architecture} could not be downloaded ({error}): fetch {weights.url} "
+            f"where there is a network and give its path, or set image_encoder_weights to none"
         ) from error
     # DenseNet's files have names that torchvision itself mends when it loads them.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}

@@ -21,7 +21,7 @@ from medvill_pl.data.batches import (
     QuestionDataset,
     index_negatives,
 )
-from medvill_pl.language import ReportTokenizer
+from medvill_pl.tokenizer import ReportTokenizer
 
 NAN = float("nan")
 
@@ -353,8 +353,8 @@ REPORTS = ["No edema seen.", "Edema.", "", "No edema. No edema."]
 LABELS = labels_of({"Edema": 0}, {"Edema": 1}, {}, {"Edema": -1})
 
 
-def make_dataset(tokenizer: ReportTokenizer, max_words: int = 10, split: str = "train", seed: int = 0) -> PairDataset:
-    return PairDataset(ListedExamples(REPORTS, LABELS), REPORTS, tokenizer, max_words, split, seed)  # type: ignore[arg-type]
+def make_dataset(tokenizer: ReportTokenizer, max_tokens: int = 10, split: str = "train", seed: int = 0) -> PairDataset:
+    return PairDataset(ListedExamples(REPORTS, LABELS), REPORTS, tokenizer, max_tokens, split, seed)  # type: ignore[arg-type]
 
 
 def test_batch_by_hand(tokenizer: ReportTokenizer) -> None:
@@ -390,19 +390,19 @@ def test_one_index_is_a_batch_of_one(tokenizer: ReportTokenizer) -> None:
     torch.testing.assert_close(one["seed"], same["seed"])
 
 
-@pytest.mark.parametrize(("max_words", "num_cut"), [(2, 2), (3, 2), (4, 1), (5, 1), (6, 0)])
-def test_long_reports_are_cut_and_counted_once(max_words: int, num_cut: int, tokenizer: ReportTokenizer) -> None:
+@pytest.mark.parametrize(("max_tokens", "num_cut"), [(2, 2), (3, 2), (4, 1), (5, 1), (6, 0)])
+def test_long_reports_are_cut_and_counted_once(max_tokens: int, num_cut: int, tokenizer: ReportTokenizer) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        dataset = make_dataset(tokenizer, max_words, "val")
+        dataset = make_dataset(tokenizer, max_tokens, "val")
         batch = dataset[BatchRequest(0, [0, 1, 2, 3], [0, 1, 2, 3])]
     assert dataset.num_cut == num_cut
     said = [str(warning.message) for warning in caught if "cut" in str(warning.message)]
-    expected = f"{num_cut} of 4 texts of the val split are longer than {max_words} word pieces and were cut"
+    expected = f"{num_cut} of 4 texts of the val split are longer than {max_tokens} word pieces and were cut"
     assert said == ([expected] if num_cut else [])
     whole = [[NO, EDEMA, SEEN, DOT], [EDEMA, DOT], [], [NO, EDEMA, DOT, NO, EDEMA, DOT]]
     for ids, mask, words in zip(batch["input_ids"], batch["text_mask"], whole, strict=True):
-        assert ids[mask].tolist() == [*words[:max_words], SEP]
+        assert ids[mask].tolist() == [*words[:max_tokens], SEP]
 
 
 def test_seed_of_a_pair_follows_from_run_split_epoch_and_index_alone(tokenizer: ReportTokenizer) -> None:
@@ -432,8 +432,8 @@ class ListedQuestions(ListedExamples):
         self.organs = ["chest", "head", "chest", "abdomen"]
 
 
-def make_questions(tokenizer: ReportTokenizer, split: str, max_words: int = 10) -> QuestionDataset:
-    return QuestionDataset(ListedQuestions(REPORTS, LABELS), tokenizer, max_words, split, 0)  # type: ignore[arg-type]
+def make_questions(tokenizer: ReportTokenizer, split: str, max_tokens: int = 10) -> QuestionDataset:
+    return QuestionDataset(ListedQuestions(REPORTS, LABELS), tokenizer, max_tokens, split, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -466,6 +466,6 @@ def test_one_question_is_a_batch_of_one(tokenizer: ReportTokenizer) -> None:
 
 def test_long_questions_are_cut(tokenizer: ReportTokenizer) -> None:
     with pytest.warns(UserWarning, match="2 of 4 texts of the test split are longer than 2 word pieces and were cut"):
-        batch = make_questions(tokenizer, "test", max_words=2)[BatchRequest(0, [0, 1], [0, 1])]
+        batch = make_questions(tokenizer, "test", max_tokens=2)[BatchRequest(0, [0, 1], [0, 1])]
     assert batch["input_ids"].tolist() == [[NO, EDEMA, SEP], [EDEMA, DOT, SEP]]
-    assert batch["is_cut"].tolist() == [True, False]
+    assert batch["is_truncated"].tolist() == [True, False]

@@ -103,13 +103,13 @@ def test_predict_lists_broken_images_and_does_the_rest(
     backbone = dict(option.removeprefix("--model.init_args.backbone.").split("=") for option in tiny_model)
     kinds = {name: int(value) if value.isdigit() else value for name, value in backbone.items()}
     task, trainer = ClassificationTask(kinds | {"channels_last": False}, use_report=False), make_trainer()
-    trainer.fit(task, datamodule=SyntheticDataModule(4, 4, 4, image_size=32, max_words=40, batch_size=4))
+    trainer.fit(task, datamodule=SyntheticDataModule(4, 4, 4, image_size=32, max_tokens=40, batch_size=4))
     trainer.save_checkpoint(tmp_path / "task.ckpt")
 
     words = ["predict", "--model=medvill_pl.ClassificationTask", "--model.init_args.use_report=false", *tiny_model]
     words += ["--data=medvill_pl.FolderDataModule", f"--data.init_args.images={films}", "--trainer.accelerator=cpu"]
     words += [f"--data.init_args.{option}" for option in ("tokenizer=synthetic", "image_size=32", "num_workers=0")]
-    words += ["--data.init_args.max_words=40", f"--ckpt_path={tmp_path / 'task.ckpt'}"]
+    words += ["--data.init_args.max_tokens=40", f"--ckpt_path={tmp_path / 'task.ckpt'}"]
     words += ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir=runs"]
     assert main(words) == 0
 

@@ -213,7 +213,7 @@ def test_best_constant_report_is_the_one_of_best_bleu() -> None:
     reports = ["the lungs are clear today .", "the lungs are clear and wide", "the lungs are clear", "xx", "xx", "xx"]
     tried = {text: bleu([text] * 6, reports)["bleu_4"] for text in set(reports)}
     best = best_constant_report(reports)
-    assert best != "xx"  # the commonest is not the best
+    assert best != "xx"  # the most_frequent is not the best
     assert tried[best] == max(tried.values()) > 0
 
 

@@ -32,7 +32,9 @@ def answers(share_right: float, num: int = 40, seed: int = 0, prefix: str = "q")
         }
         for number in range(num)
     ]
-    return Results(rows, {"commonest": {"closed": "yes", "open": "right"}}, VQA, {"task": "a task", "data": {"n": 1}})
+    return Results(
+        rows, {"most_frequent": {"closed": "yes", "open": "right"}}, VQA, {"task": "a task", "data": {"n": 1}}
+    )
 
 
 def findings() -> Results:

@@ -12,8 +12,8 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalPrec
 
 from medvill_pl.evaluation.retrieval import (
     chance_of,
-    check_pool,
-    draw_trials,
+    check_gallery,
+    draw_candidate_sets,
     label_sets,
     rank_candidates,
     retrieval_scores,
@@ -48,7 +48,7 @@ def test_every_set_of_labels_has_a_number_of_its_own() -> None:
 
 @pytest.mark.parametrize(("num_pairs", "num_candidates"), [(2, 2), (7, 3), (30, 30), (120, 100)])
 def test_trial_has_its_own_pair_first_and_others_once(num_pairs: int, num_candidates: int) -> None:
-    trials = draw_trials(num_pairs, num_candidates, seed=0)
+    trials = draw_candidate_sets(num_pairs, num_candidates, seed=0)
     assert trials.shape == (num_pairs, num_candidates)
     assert trials[:, 0].tolist() == list(range(num_pairs))
     for trial in trials.tolist():
@@ -57,21 +57,21 @@ def test_trial_has_its_own_pair_first_and_others_once(num_pairs: int, num_candid
 
 
 def test_all_others_are_equally_likely() -> None:
-    drawn = np.concatenate([draw_trials(6, 3, seed)[4, 1:] for seed in range(3000)])
+    drawn = np.concatenate([draw_candidate_sets(6, 3, seed)[4, 1:] for seed in range(3000)])
     counts = np.bincount(drawn, minlength=6)
     assert counts[4] == 0
     np.testing.assert_allclose(counts[[0, 1, 2, 3, 5]], 1200, atol=5 * 1200**0.5)
 
 
 def test_trials_follow_from_the_seed() -> None:
-    assert (draw_trials(20, 5, 1) == draw_trials(20, 5, 1)).all()
-    assert (draw_trials(20, 5, 1) != draw_trials(20, 5, 2)).any()
+    assert (draw_candidate_sets(20, 5, 1) == draw_candidate_sets(20, 5, 1)).all()
+    assert (draw_candidate_sets(20, 5, 1) != draw_candidate_sets(20, 5, 2)).any()
 
 
 def test_pool_smaller_than_a_trial_is_refused() -> None:
     with pytest.raises(ValueError, match="a trial needs 100 candidates, but the pool has 99 pairs: set num_candidates"):
-        draw_trials(99, 100, 0)
-    check_pool(100, 100)
+        draw_candidate_sets(99, 100, 0)
+    check_gallery(100, 100)
 
 
 # -- ranks ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from medvill_pl.evaluation.vqa import commonest_answers, vqa_scores
+from medvill_pl.evaluation.vqa import most_frequent_answers, vqa_scores
 
 COLUMNS = ("answer", "answer_type", "organ", "question_type", "is_known", "prediction", "blank", "shuffled")
 TABLE = [
@@ -51,12 +51,14 @@ def test_unseen_answer_counts_as_wrong(rows: list[dict[str, Any]]) -> None:
 
 
 def test_commonest_answers_stand_beside(rows: list[dict[str, Any]]) -> None:
-    assert "accuracy_commonest" not in vqa_scores(rows, {"commonest": None})
-    scores = vqa_scores(rows, {"commonest": {"closed": "yes", "open": "right"}})
+    assert "accuracy_commonest" not in vqa_scores(rows, {"most_frequent": None})
+    scores = vqa_scores(rows, {"most_frequent": {"closed": "yes", "open": "right"}})
     assert scores["accuracy_commonest"] == pytest.approx(2 / 5)
     assert scores["accuracy_commonest_closed"] == pytest.approx(2 / 3)
     assert scores["accuracy_commonest_open"] == 0
-    assert vqa_scores(rows, {"commonest": {"closed": "no"}})["accuracy_commonest_open"] == 0  # no open ones in training
+    assert (
+        vqa_scores(rows, {"most_frequent": {"closed": "no"}})["accuracy_commonest_open"] == 0
+    )  # no open ones in training
 
 
 def test_without_controls_and_kinds_there_are_no_figures_for_them() -> None:
@@ -69,5 +71,5 @@ def test_commonest_answer_of_each_type() -> None:
     answers = ["yes", "no", "yes", "left", "hilum", "no", "right"]
     kinds = ["closed", "closed", "closed", "open", "open", "closed", "open"]
     # Of equally common ones, the first in the alphabet.
-    assert commonest_answers(answers, kinds) == {"closed": "no", "open": "hilum"}
-    assert commonest_answers([], []) == {}
+    assert most_frequent_answers(answers, kinds) == {"closed": "no", "open": "hilum"}
+    assert most_frequent_answers([], []) == {}

@@ -64,7 +64,7 @@ def test_batches_are_as_documented(split: Split) -> None:
             "text_mask": ((size, length), torch.bool),
             "labels": ((size, 14), torch.float32),
             "matched": ((size,), torch.bool),
-            "is_cut": ((size,), torch.bool),
+            "is_truncated": ((size,), torch.bool),
             "seed": ((size,), torch.int64),
         }
         texts = {"id"} if split == "train" else {"id", "report"}
@@ -121,7 +121,7 @@ def test_examples_are_the_first_studies(split: Split) -> None:
 
 def test_text_is_cut_at_max_words() -> None:
     with pytest.warns(UserWarning, match="longer than 6 word pieces"):
-        data = make(max_words=6)
+        data = make(max_tokens=6)
     assert all(batch["input_ids"].shape == (len(batch["id"]), 7) for batch in data.train_dataloader())
 
 

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.language import ReportTokenizer
 from medvill_pl.synthetic.grammar import SECTIONS, Report, _Writer, perplexity_floor, sentences, write_report
 from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.study import DEVICES, Observation, Study, studies
+from medvill_pl.tokenizer import ReportTokenizer
 
 Section = Callable[[_Writer, Study], None]
 Derivation = tuple[str, float]

@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from medvill_pl.batch import FINDINGS
-from medvill_pl.language import ReportTokenizer
 from medvill_pl.synthetic.questions import Question, QuestionType, ask
 from medvill_pl.synthetic.study import DEVICES, Observation, Study, View, studies
+from medvill_pl.tokenizer import ReportTokenizer
 
 FINDING_OF = {
     "mediastinal widening": "Enlarged Cardiomediastinum",

@@ -28,10 +28,10 @@ from medvill_pl import (
     SyntheticVQADataModule,
     VQATask,
 )
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
+from medvill_pl.models.image_encoder import make_cnn
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks.base import NonFiniteLossError
-from medvill_pl.vision import make_trunk
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -46,7 +46,7 @@ class NormalityTask(BaseTask):
     def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
         return {"normality": MetricCollection({"accuracy": BinaryAccuracy()})}
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
         output = self.backbone(images=batch["image"], input_ids=batch["input_ids"], text_mask=batch["text_mask"])
         logits, target = self.head(output.pooled).squeeze(1), batch["labels"][:, 0] == 1
         loss = nn.functional.binary_cross_entropy_with_logits(logits, target.float())
@@ -58,8 +58,8 @@ class PoisonedTask(PretrainingTask):
 
     poison = float("nan")
 
-    def _step(self, batch: Batch) -> StepOutput:
-        output = super()._step(batch)
+    def step(self, batch: Batch) -> StepOutput:
+        output = super().step(batch)
         return output._replace(loss=output.loss * self.poison) if self.global_step == 2 else output
 
 
@@ -229,7 +229,7 @@ def test_equal_tokenizer_from_another_file_fits(
 def test_every_trainable_weight_is_in_one_group_and_biases_and_norms_do_not_decay(
     frozen: int, tiny: BackboneConfig, data: SyntheticDataModule, make_trainer: MakeTrainer
 ) -> None:
-    task, trainer = make_task(tiny | {"freeze_vision_stages": frozen}, weight_decay=0.25), make_trainer()
+    task, trainer = make_task(tiny | {"freeze_image_encoder_stages": frozen}, weight_decay=0.25), make_trainer()
     trainer.fit(task, datamodule=data)
     decay = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == len(decay)
@@ -242,7 +242,7 @@ def test_every_trainable_weight_is_in_one_group_and_biases_and_norms_do_not_deca
     }
     trainable = {name: p for name, p in task.named_parameters() if p.requires_grad}
     assert decay == {id(p): 0.25 if name in matrices | tables else 0.0 for name, p in trainable.items()}
-    stem_is_trained = any(name.startswith("backbone.trunk.stages.0") for name in trainable)
+    stem_is_trained = any(name.startswith("backbone.image_encoder.stages.0") for name in trainable)
     assert stem_is_trained == (frozen == 0)
 
 
@@ -278,7 +278,7 @@ def test_task_shares_the_backbone_object_it_is_made_from(
     assert task.backbone is backbone
     assert same_weights(backbone, before)
     make_trainer().fit(task, datamodule=data)
-    assert not torch.equal(backbone.cls_place, before.cls_place)
+    assert not torch.equal(backbone.cls_position_embedding, before.cls_position_embedding)
 
 
 @pytest.mark.parametrize("strategy", ["bar", "non_crossing"])
@@ -289,7 +289,7 @@ def test_shared_backbone_trains_what_the_strategy_uses(
         trainer = make_trainer()
         trainer.fit(PretrainingTask.from_backbone(backbone, mask_strategy=name), datamodule=data)
     trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
-    assert (id(backbone.text_cls_place) in trained) == (strategy == "non_crossing")
+    assert (id(backbone.text_cls_position_embedding) in trained) == (strategy == "non_crossing")
 
 
 class Outer(LightningModule):
@@ -367,12 +367,12 @@ def test_every_task_starts_from_any_backbone_and_trains_it(
         "none": lambda: (cls(backbone=tiny), None),
     }[source]()
     assert expected is None or same_weights(task.backbone, expected)
-    before = task.backbone.cls_place.detach().clone()
+    before = task.backbone.cls_position_embedding.detach().clone()
     data = make_data()
     if cls is VQATask:
         data = SyntheticVQADataModule(num_train=8, num_val=4, num_test=4, image_size=64, batch_size=4)
     make_trainer().fit(task, datamodule=data)
-    assert not torch.equal(task.backbone.cls_place, before)
+    assert not torch.equal(task.backbone.cls_position_embedding, before)
     assert task.backbone.trained_on[-1]["name"] == data.name
 
 
@@ -459,9 +459,9 @@ def test_checkpoint_stands_alone(
     tokenizer, vision, source = tmp_path / "vocab.txt", tmp_path / "vision.safetensors", tmp_path / "start.ckpt"
     ReportTokenizer.load("synthetic").save(tmp_path / "tokenizer")
     (tmp_path / "tokenizer" / "vocab.txt").rename(tokenizer)
-    save_file(make_trunk("resnet_tiny").state_dict(), vision)
+    save_file(make_cnn("resnet_tiny").state_dict(), vision)
     first = make_trainer()
-    first.fit(make_task(tiny | {"tokenizer": str(tokenizer), "vision_weights": str(vision)}), datamodule=data)
+    first.fit(make_task(tiny | {"tokenizer": str(tokenizer), "image_encoder_weights": str(vision)}), datamodule=data)
     saved(first.lightning_module, first, source)
     second = make_trainer()
     task = PretrainingTask(backbone_ckpt=str(source), mask_strategy="non_crossing", num_visual_samples=None, lr=3e-3)
@@ -505,8 +505,8 @@ def test_saving_leaves_the_task_as_it_was(
             {"intermediate_size": 32, "num_heads": 4},
             "num_heads is 2 there and 4 here; intermediate_size is 64 there and 32",
         ),
-        ({"max_words": 100}, "max_words is 120 there and 100 here"),
-        ({"vision": "resnet_small"}, "vision is resnet_tiny there and resnet_small here"),
+        ({"max_tokens": 100}, "max_tokens is 120 there and 100 here"),
+        ({"image_encoder": "resnet_small"}, "image_encoder is resnet_tiny there and resnet_small here"),
     ],
 )
 def test_checkpoint_of_another_configuration_is_refused_in_one_line(

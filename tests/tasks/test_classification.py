@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from medvill_pl import FINDINGS, Batch, ClassificationTask, FolderDataModule, SyntheticDataModule
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Split
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.synthetic.datamodule import SyntheticExamples
 
 MakeTrainer = Callable[..., Trainer]
@@ -112,7 +112,7 @@ def test_every_trainable_weight_has_a_gradient(
     make_trainer().fit(task, datamodule=SyntheticDataModule(**SIZES))
     data = SyntheticDataModule(**SIZES)
     data.setup("fit")
-    task._step(next(iter(data.train_dataloader()))).loss.backward()
+    task.step(next(iter(data.train_dataloader()))).loss.backward()
     trainable = {name: p for name, p in task.named_parameters() if p.requires_grad}
     assert [name for name, p in trainable.items() if p.grad is None] == []  # DDP waits for each
     words = {name for name in trainable if name.startswith("backbone.report_embedding")}
@@ -239,7 +239,7 @@ def test_examples_for_a_table_name_what_is_there_and_what_is_likely(tiny: Backbo
     data, task = SyntheticDataModule(**SIZES), make_task(tiny)
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
-    for row, name, labels in zip(task.show(batch), batch["id"], batch["labels"], strict=True):
+    for row, name, labels in zip(task.example_rows(batch), batch["id"], batch["labels"], strict=True):
         assert row["id"] == name
         there = [finding for finding, label in zip(FINDINGS, labels.tolist(), strict=True) if label == 1]
         assert row["findings"] == ", ".join(there)

@@ -16,19 +16,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medvill_pl import FINDINGS, CheXpertLabeler, GenerationTask, MedViLL, PretrainingTask, SyntheticDataModule, labeler
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
-from medvill_pl.callbacks import PredictionTable
+from medvill_pl.callbacks.prediction_table import PredictionTable
 from medvill_pl.data.folder import FolderDataModule
-from medvill_pl.decoding import DecodingConfig, generate, word_attention
 from medvill_pl.evaluation.generation import best_constant_report, bleu
 from medvill_pl.evaluation.results import Results
-from medvill_pl.language import mask_tokens
-from medvill_pl.results import ResultTable
+from medvill_pl.models.decoding.generate import DecodingConfig, generate, token_attention
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks.generation import DecodingOptions
+from medvill_pl.tasks.result_table import ResultTable
+from medvill_pl.tokenizer import mask_tokens
 
 MakeTrainer = Callable[..., Trainer]
-SHORT: DecodingOptions = {"max_words": 8}
+SHORT: DecodingOptions = {"max_new_tokens": 8}
 
 
 class EdemaEverywhere:
@@ -103,7 +103,7 @@ def log_p_of_words(task: GenerationTask, batch: Batch, row: int) -> list[float]:
     """Log-probability of each token of one report, cut end left out, by a pass for each."""
     backbone, mask_id = task.backbone, task.backbone.tokenizer.mask_id
     ids = batch["input_ids"][row][batch["text_mask"][row]].tolist()
-    if batch["is_cut"][row]:
+    if batch["is_truncated"][row]:
         ids = ids[:-1]
     values = []
     for place, word in enumerate(ids):
@@ -128,8 +128,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def test_mlm_loss_is_that_of_hidden_words_and_ends_under_seq2seq(task: GenerationTask) -> None:
-    batch = first_batch(make_data(max_words=25, num_train=8, batch_size=8, bucket_batches=1), "fit")
-    ends = ~batch["is_cut"]
+    batch = first_batch(make_data(max_tokens=25, num_train=8, batch_size=8, bucket_batches=1), "fit")
+    ends = ~batch["is_truncated"]
     assert 0 < ends.sum() < 8
     everywhere = torch.ones_like(ends)
     tokenizer = task.backbone.tokenizer
@@ -155,14 +155,14 @@ def test_mlm_loss_is_that_of_hidden_words_and_ends_under_seq2seq(task: Generatio
     assert loss.item() != pytest.approx(wrong.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("max_words", [12, 120])
-def test_every_word_loss_is_the_mean_over_words_that_are_there(max_words: int, task: GenerationTask) -> None:
-    batch = first_batch(make_data(max_words=max_words), "fit")
+@pytest.mark.parametrize("max_tokens", [12, 120])
+def test_every_word_loss_is_the_mean_over_words_that_are_there(max_tokens: int, task: GenerationTask) -> None:
+    batch = first_batch(make_data(max_tokens=max_tokens), "fit")
     values = [value for row in range(4) for value in log_p_of_words(task, batch, row)]
-    assert batch["is_cut"].any() == (max_words == 12)
+    assert batch["is_truncated"].any() == (max_tokens == 12)
     loss = task._every_word_loss(batch, task.backbone.encode_image(batch["image"]))
     assert loss.item() == pytest.approx(-sum(values) / len(values), rel=1e-5)
-    assert len(values) == batch["text_mask"].sum() - batch["is_cut"].sum()
+    assert len(values) == batch["text_mask"].sum() - batch["is_truncated"].sum()
 
 
 def test_loss_of_no_hidden_word_is_zero(task: GenerationTask) -> None:
@@ -175,22 +175,22 @@ def test_loss_of_no_hidden_word_is_zero(task: GenerationTask) -> None:
 def test_the_end_is_hidden_in_half_of_the_reports_and_never_where_cut(
     tiny: BackboneConfig, make_trainer: MakeTrainer
 ) -> None:
-    notes, data = BatchNotes(), make_data(num_train=160, batch_size=32, max_words=40)
+    notes, data = BatchNotes(), make_data(num_train=160, batch_size=32, max_tokens=40)
     task = make_task(tiny, objective="mlm")
     make_trainer(max_epochs=1, max_steps=-1, callbacks=[notes]).fit(task, datamodule=data)
-    sep, num_hidden, num_whole = task.backbone.tokenizer.sep_id, 0, 0
+    sep, num_masked, num_whole = task.backbone.tokenizer.sep_id, 0, 0
     for batch in notes.batches:
         is_target = torch.zeros(batch["input_ids"].numel(), dtype=torch.bool)
         is_target[batch["mlm_positions"]] = True
         is_target = is_target.view_as(batch["input_ids"])
         assert torch.equal(batch["input_ids"].flatten()[batch["mlm_positions"]], batch["mlm_targets"])
         has_end = (is_target & (batch["input_ids"] == sep)).any(1)
-        assert not has_end[batch["is_cut"]].any()
+        assert not has_end[batch["is_truncated"]].any()
         ends = batch["text_mask"].sum(1) - 1
         assert (batch["mlm_input_ids"].gather(1, ends[:, None])[:, 0][has_end] == task.backbone.tokenizer.mask_id).all()
-        num_hidden, num_whole = num_hidden + int(has_end.sum()), num_whole + int((~batch["is_cut"]).sum())
+        num_masked, num_whole = num_masked + int(has_end.sum()), num_whole + int((~batch["is_truncated"]).sum())
     assert 40 < num_whole < 160
-    assert abs(num_hidden - num_whole / 2) < 3 * math.sqrt(num_whole) / 2
+    assert abs(num_masked - num_whole / 2) < 3 * math.sqrt(num_whole) / 2
 
 
 def test_every_word_needs_no_hidden_words(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
@@ -215,7 +215,7 @@ def test_training_lowers_perplexity(objective: str, tiny: BackboneConfig, make_q
 
 
 def test_validation_gives_perplexity_of_corpus_and_reports(task: GenerationTask, make_quick: MakeTrainer) -> None:
-    data = make_data(max_words=30)
+    data = make_data(max_tokens=30)
     (scores,) = make_quick().validate(task, datamodule=data, verbose=False)
     of_reports = [
         log_p_of_words(task, batch, row) for batch in data.val_dataloader() for row in range(len(batch["id"]))
@@ -239,7 +239,7 @@ def test_task_runs_through_all_stages(
     trainer = make_quick(max_epochs=1, max_steps=-1)
     trainer.fit(task, datamodule=data)
     assert {"train/loss", "val/loss", "val/perplexity", "val/perplexity_of_reports"} <= trainer.callback_metrics.keys()
-    idle = ("text_cls_place", "pooler")
+    idle = ("text_cls_position_embedding", "pooler")
     for name, value in task.backbone.named_parameters():
         assert torch.equal(value, before[name]) == name.startswith(idle), name
 
@@ -254,7 +254,7 @@ def test_task_runs_through_all_stages(
         np.testing.assert_equal(np.array(row["reference_labels"]), labels([row["reference"]])[0])
         np.testing.assert_equal(np.array(row["prediction_labels"]), labels([row["prediction"]])[0])
         film = examples.image(examples.ids.index(row["id"]))
-        (written,) = generate(task.backbone, DecodingConfig(max_words=8), images=film[None])
+        (written,) = generate(task.backbone, DecodingConfig(max_new_tokens=8), images=film[None])
         assert row["prediction"] == task.backbone.tokenizer.decode(written.ids)
     predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
     assert scores["test/bleu_1"] == pytest.approx(bleu(predictions, references)["bleu_1"])
@@ -266,14 +266,14 @@ def test_task_runs_through_all_stages(
     assert {f"test/{name}": value for name, value in again.scores().items()} == pytest.approx(
         {name: value for name, value in scores.items() if name != "test/loss"}
     )
-    assert again.config["hyper_parameters"]["decoding"] == {"max_words": 8}
+    assert again.config["hyper_parameters"]["decoding"] == {"max_new_tokens": 8}
     assert again.config["trained_on"][0]["name"] == data.name
 
 
 def test_reports_of_a_short_limit_are_compared_with_the_whole_text(
     task: GenerationTask, make_quick: MakeTrainer
 ) -> None:
-    data = make_data(max_words=6)
+    data = make_data(max_tokens=6)
     make_quick().test(task, datamodule=data, verbose=False)
     dataset = data.datasets["test"]
     assert dataset.num_cut == 6
@@ -371,14 +371,14 @@ def test_predictions_are_rows_of_id_reference_and_prediction(
         assert list(row) == ["id", "reference", "prediction"]
         place = examples.ids.index(row["id"])
         assert row["reference"] == examples.reports[place]
-        (written,) = generate(task.backbone, DecodingConfig(max_words=8), images=examples.image(place)[None])
+        (written,) = generate(task.backbone, DecodingConfig(max_new_tokens=8), images=examples.image(place)[None])
         assert row["prediction"] == task.backbone.tokenizer.decode(written.ids) != ""
 
 
 def test_attention_of_each_word_is_given_on_request(
     tiny: BackboneConfig, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    task = make_task(tiny, return_attention=True, decoding={"min_words": 5, "max_words": 5})
+    task = make_task(tiny, return_attention=True, decoding={"min_new_tokens": 5, "max_new_tokens": 5})
     examples = make_data().examples("test")
     for row in predict(task, data, make_trainer, tmp_path):
         assert list(row) == ["id", "reference", "prediction", "words", "attention"]
@@ -386,7 +386,7 @@ def test_attention_of_each_word_is_given_on_request(
         (written,) = generate(task.backbone, task.decoding, images=film)
         assert row["words"] == task.backbone.tokenizer.tokens(written.ids)
         ids = torch.tensor([written.ids])
-        weights = word_attention(
+        weights = token_attention(
             task.backbone, images=film, input_ids=ids, text_mask=torch.ones_like(ids, dtype=torch.bool)
         )
         expected = weights[0, -1].mean(0)
@@ -420,7 +420,7 @@ def test_images_without_reports_are_written_about(
 
 
 def test_sampled_reports_follow_from_the_data_modules_seed(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
-    task = make_task(tiny, decoding={"method": "sample", "max_words": 8, "temperature": 2.0})
+    task = make_task(tiny, decoding={"method": "sample", "max_new_tokens": 8, "temperature": 2.0})
 
     def texts(seed: int, batch_size: int) -> list[str]:
         batches = make_trainer().predict(task, datamodule=make_data(seed=seed, batch_size=batch_size))
@@ -432,7 +432,7 @@ def test_sampled_reports_follow_from_the_data_modules_seed(tiny: BackboneConfig,
 
 def test_examples_are_shown(task: GenerationTask) -> None:
     batch = first_batch(make_data(), "validate")
-    rows = task.show(batch)
+    rows = task.example_rows(batch)
     assert [row["id"] for row in rows] == batch["id"]
     assert [row["reference"] for row in rows] == batch["report"]
     assert all(set(row) == {"id", "reference", "prediction"} for row in rows)
@@ -469,7 +469,7 @@ def test_task_starts_from_a_pretrained_backbone(
         task = GenerationTask(backbone_ckpt=str(checkpoint if kind == "checkpoint" else folder), decoding=SHORT)
     assert same_weights(task.backbone, backbone)
     film = make_data().examples("test").image(0)[None]
-    expected = generate(backbone, DecodingConfig(max_words=8), images=film)
+    expected = generate(backbone, DecodingConfig(max_new_tokens=8), images=film)
     assert generate(task.backbone, task.decoding, images=film) == expected
     trainer = make_quick(max_epochs=1, max_steps=-1)
     trainer.fit(task, datamodule=make_data())
@@ -480,12 +480,12 @@ def test_task_starts_from_a_pretrained_backbone(
 def test_checkpoint_keeps_how_reports_are_written(
     tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    decoding: DecodingOptions = {"method": "beam", "num_beams": 2, "max_words": 6}
+    decoding: DecodingOptions = {"method": "beam", "num_beams": 2, "max_new_tokens": 6}
     task, trainer = make_task(tiny, decoding=decoding, objective="every_word"), make_trainer()
     trainer.fit(task, datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     loaded = GenerationTask.load_from_checkpoint(tmp_path / "task.ckpt")
-    assert loaded.decoding == DecodingConfig("beam", num_beams=2, max_words=6)
+    assert loaded.decoding == DecodingConfig("beam", num_beams=2, max_new_tokens=6)
     assert (loaded.objective, loaded.return_attention) == ("every_word", False)
     batch = first_batch(make_data(), "test")
     assert loaded.eval().predict_step(batch, 0) == task.eval().predict_step(batch, 0)

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from medvill_pl import MaskStrategy, PretrainingTask, SyntheticDataModule
-from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
-from medvill_pl.language import mask_tokens
+from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
 from medvill_pl.tasks.pretraining import MatchingLoss
+from medvill_pl.tokenizer import mask_tokens
 
 STRATEGIES = ("bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq")
 PLAIN_STRATEGIES = STRATEGIES[:-1]
@@ -120,7 +120,7 @@ def noise(task: PretrainingTask) -> Batch:
 
 def step_losses(task: PretrainingTask, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Total, MLM and IRM loss of a batch."""
-    output = task._step(task.hide_words(batch))
+    output = task.step(task.mask_batch(batch))
     return output.loss, output.losses["mlm_loss_step"], output.losses["irm_loss_step"]
 
 
@@ -184,7 +184,7 @@ def expected_scores(
 )
 def test_loss_of_seeded_weights_is_pinned(strategy: str, expected: float, make_task: MakeTask) -> None:
     task = make_task(strategy)
-    assert task._step(task.hide_words(noise(task))).loss.item() == pytest.approx(expected, abs=5e-5)
+    assert task.step(task.mask_batch(noise(task))).loss.item() == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize("on_non_matching", [False, True])
@@ -205,7 +205,7 @@ def test_words_are_hidden_in_all_reports_and_predicted_where_asked(
     on_non_matching: bool, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(mlm_on_non_matching=on_non_matching)
-    hidden = task.hide_words(batch)
+    hidden = task.mask_batch(batch)
     is_replaced = hidden["mlm_input_ids"] != batch["input_ids"]
     assert is_replaced.any(dim=1).all()
     rows = set((hidden["mlm_positions"] // batch["input_ids"].shape[1]).tolist())
@@ -224,7 +224,7 @@ def test_share_of_hidden_words_is_the_probability(make_task: MakeTask) -> None:
     batch = next(iter(data.val_dataloader()))
     num_words = batch["text_mask"].sum() - 60  # the closing SEP is no word
     for probability in (0.15, 0.6):
-        hidden = make_task(mlm_probability=probability).hide_words(batch)
+        hidden = make_task(mlm_probability=probability).mask_batch(batch)
         assert len(hidden["mlm_positions"]) / num_words == pytest.approx(probability, abs=0.03)
 
 
@@ -241,7 +241,7 @@ def test_every_trainable_weight_has_a_gradient(
     gradients = notes.gradients
     assert [name for name, gradient in gradients.items() if gradient is None] == []  # DDP waits for each
     assert gradients.keys() == {name for name, p in task.named_parameters() if p.requires_grad}
-    assert ("backbone.text_cls_place" in gradients) == (strategy == "non_crossing")
+    assert ("backbone.text_cls_position_embedding" in gradients) == (strategy == "non_crossing")
     assert gradients["irm_head.weight"].any()
     logged = trainer.callback_metrics
     if has_targets:
@@ -268,7 +268,7 @@ def with_other_words(task: PretrainingTask, batch: Batch) -> Batch:
 def test_matching_sees_the_report_but_under_seq2seq(strategy: str, make_task: MakeTask, batch: Batch) -> None:
     task = make_task(strategy)
     one, other = (
-        task(task.hide_words(pairs), MaskStrategy(strategy)).pooled for pairs in (batch, with_other_words(task, batch))
+        task(task.mask_batch(pairs), MaskStrategy(strategy)).pooled for pairs in (batch, with_other_words(task, batch))
     )
     assert torch.equal(one, other) == (strategy == "seq2seq")
     _, _, irm = step_losses(task, batch)
@@ -281,10 +281,10 @@ def test_matching_sees_the_report_but_under_seq2seq(strategy: str, make_task: Ma
 
 def test_pooled_of_non_crossing_is_made_of_image_and_report(make_task: MakeTask, batch: Batch) -> None:
     task = make_task("non_crossing")
-    hidden = task.hide_words(batch)
+    hidden = task.mask_batch(batch)
     before = task(hidden, MaskStrategy.NON_CROSSING)
     with torch.no_grad():
-        task.backbone.text_cls_place += 1
+        task.backbone.text_cls_position_embedding += 1
     after = task(hidden, MaskStrategy.NON_CROSSING)
     assert not torch.allclose(before.pooled, after.pooled)
     torch.testing.assert_close(before.cls, after.cls)  # CLS of the image sees no text
@@ -438,7 +438,7 @@ def test_filled_masks_tell_the_likeliest_words_at_the_hidden_places(
     on_non_matching: bool, strategy: str, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(strategy, mlm_on_non_matching=on_non_matching)
-    hidden = task.hide_words(batch)
+    hidden = task.mask_batch(batch)
     with torch.no_grad():
         output = task(hidden, MaskStrategy(strategy))
         probabilities = task.backbone.mlm_logits(output.text).softmax(dim=2)
@@ -464,10 +464,10 @@ def test_filled_masks_tell_the_likeliest_words_at_the_hidden_places(
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_filling_masks_leaves_the_task_as_it_was(is_training: bool, make_task: MakeTask, batch: Batch) -> None:
-    task = make_task(backbone={"freeze_vision_stages": 2}).train(is_training)
+    task = make_task(backbone={"freeze_image_encoder_stages": 2}).train(is_training)
     modes = [module.training for module in task.modules()]
     state = {name: value.clone() for name, value in task.state_dict().items()}
-    first, second = (task.fill_masks(task.hide_words(batch)) for _ in range(2))
+    first, second = (task.fill_masks(task.mask_batch(batch)) for _ in range(2))
     assert first == second  # neither dropout nor sampling
     assert [module.training for module in task.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())

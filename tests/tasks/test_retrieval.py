@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from medvill_pl import Batch, RetrievalTask, SyntheticDataModule
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import derive_seed
-from medvill_pl.callbacks import PredictionTable
+from medvill_pl.callbacks.prediction_table import PredictionTable
 from medvill_pl.data.images import read_grey
-from medvill_pl.evaluation.retrieval import draw_trials
+from medvill_pl.evaluation.retrieval import draw_candidate_sets
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks import retrieval
 
 MakeTrainer = Callable[..., Trainer]
@@ -78,7 +78,7 @@ def test_loss_is_the_cross_entropy_of_matching(tiny: BackboneConfig, make_traine
 def test_every_trainable_weight_has_a_gradient(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     task, data = make_task(tiny), make_data()
     make_trainer().fit(task, datamodule=data)
-    task._step(next(iter(data.train_dataloader()))).loss.backward()
+    task.step(next(iter(data.train_dataloader()))).loss.backward()
     assert [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -99,7 +99,7 @@ def brute_force(task: RetrievalTask, data: SyntheticDataModule, pool: str) -> di
     ranks = {}
     for direction in ("image_to_report", "report_to_image"):
         size = task.num_candidates if pool == "trial" else len(order)
-        trials = draw_trials(len(order), size, derive_seed(task.trial_seed, direction))
+        trials = draw_candidate_sets(len(order), size, derive_seed(task.candidate_seed, direction))
         for query, candidates in enumerate(trials.tolist()):
             of = [scores[query][c] if direction == "image_to_report" else scores[c][query] for c in candidates]
             ranked = sorted(range(size), key=lambda place: -of[place])
@@ -115,14 +115,14 @@ def brute_force(task: RetrievalTask, data: SyntheticDataModule, pool: str) -> di
 
 
 @pytest.mark.parametrize("at_once", [128, 7])
-@pytest.mark.parametrize("whole_pool", [False, True])
+@pytest.mark.parametrize("full_gallery", [False, True])
 def test_ranks_of_all_trials_are_those_of_scoring_each_pair_alone(
-    whole_pool: bool, at_once: int, tiny: BackboneConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    full_gallery: bool, at_once: int, tiny: BackboneConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "PAIRS_AT_ONCE", at_once)
-    data, task = make_data(), make_task(tiny, whole_pool=whole_pool)
+    data, task = make_data(), make_task(tiny, full_gallery=full_gallery)
     make_trainer().test(task, datamodule=data, verbose=False)
-    pools = ["trial", "whole"] if whole_pool else ["trial"]
+    pools = ["trial", "whole"] if full_gallery else ["trial"]
     assert len(task.results.rows) == 11 * 2 * len(pools)
     for pool in pools:
         expected = brute_force(task, data, pool)
@@ -135,11 +135,11 @@ def test_ranks_of_all_trials_are_those_of_scoring_each_pair_alone(
 def test_every_image_passes_the_cnn_once(
     tiny: BackboneConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, task, seen, scored = make_data(), make_task(tiny, whole_pool=True), [], []
-    task.backbone.trunk.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    data, task, seen, scored = make_data(), make_task(tiny, full_gallery=True), [], []
+    task.backbone.image_encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     task.backbone.encoder.register_forward_hook(lambda module, args, output: scored.append(len(output[0])))
     trainer = make_trainer()
-    monkeypatch.setattr("medvill_pl.results.inference_time", lambda *args: {})
+    monkeypatch.setattr("medvill_pl.tasks.result_table.inference_time", lambda *args: {})
     trainer.test(task, datamodule=data, verbose=False)
     assert sum(seen) == 11
     assert sum(scored) == 11 * 11  # every pair of the pool once, although it is in both directions
@@ -169,8 +169,8 @@ def test_frequency_ranker_knows_label_frequencies_only(tiny: BackboneConfig, mak
 
 
 def test_trials_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
-    def ranks(trial_seed: int, **arguments: Any) -> list[int]:
-        task = make_task(tiny, trial_seed=trial_seed)
+    def ranks(candidate_seed: int, **arguments: Any) -> list[int]:
+        task = make_task(tiny, candidate_seed=candidate_seed)
         make_trainer().test(task, datamodule=make_data(**arguments), verbose=False)
         return [row["own_rank"] for row in task.results.rows]
 
@@ -179,7 +179,7 @@ def test_trials_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer:
 
 def test_pool_smaller_than_a_trial_is_refused_before_any_work(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     task, seen = make_task(tiny, num_candidates=100), []
-    task.backbone.trunk.register_forward_hook(lambda *args: seen.append(1))
+    task.backbone.image_encoder.register_forward_hook(lambda *args: seen.append(1))
     with pytest.raises(ValueError, match="needs 100 candidates, but the pool has 11 pairs: set num_candidates to 11"):
         make_trainer().test(task, datamodule=make_data(), verbose=False)
     assert seen == []
@@ -225,7 +225,7 @@ def test_search_by_image_ranks_the_reports(tiny: BackboneConfig, make_trainer: M
     path, data = tmp_path / "film.png", make_data()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     task, seen = make_task(tiny, query_image=str(path)), []
-    task.backbone.trunk.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    task.backbone.image_encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     found = search(task, data, make_trainer())
     assert seen == [1]  # the reports' own images are not needed
     examples, film = data.examples("test"), torch.from_numpy(read_grey(path).copy())[None]
@@ -258,7 +258,7 @@ def test_without_a_query_every_image_is_matched_with_its_own_report(
 
 def test_examples_for_a_table_show_the_report_that_was_lent(tiny: BackboneConfig) -> None:
     task, batch = make_task(tiny), one_batch(make_data())
-    rows = task.show(batch)
+    rows = task.example_rows(batch)
     assert [row["matched"] for row in rows] == batch["matched"].tolist()
     for row, image in zip(rows, batch["image"], strict=True):
         logit = logit_of(task, image, str(row["report"]))

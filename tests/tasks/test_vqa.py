@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from medvill_pl import Batch, FolderDataModule, SyntheticDataModule, SyntheticVQADataModule, VQATask
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Split
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
 MakeTrainer = Callable[..., Trainer]
@@ -42,7 +42,7 @@ def make_task(backbone: BackboneConfig, answers: list[str] | None = None, **argu
     torch.manual_seed(0)
     task = VQATask(backbone, answers=answers, **({"lr": 1e-2} | arguments))
     for name, weight in task.named_parameters():
-        if weight.ndim == 2 and "trunk" not in name:
+        if weight.ndim == 2 and "image_encoder" not in name:
             torch.nn.init.normal_(weight, std=0.3)
     return task.eval()
 
@@ -125,12 +125,12 @@ def test_commonest_answer_of_training_stands_beside_the_model(tiny: BackboneConf
     task = make_task(tiny, training_answers(data))
     trainer.test(task, datamodule=data, verbose=False)
     train, test = data.examples("train"), data.examples("test")
-    commonest = {}
+    most_frequent = {}
     for kind in ("closed", "open"):
         counts = Counter(a for a, k in zip(train.answers, train.answer_types, strict=True) if k == kind)
-        commonest[kind] = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[0][0]
-    assert task.results.context["commonest"] == commonest
-    hits = [commonest[kind] == answer for answer, kind in zip(test.answers, test.answer_types, strict=True)]
+        most_frequent[kind] = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[0][0]
+    assert task.results.context["most_frequent"] == most_frequent
+    hits = [most_frequent[kind] == answer for answer, kind in zip(test.answers, test.answer_types, strict=True)]
     assert trainer.callback_metrics["test/accuracy_commonest"].item() == pytest.approx(np.mean(hits))
 
 
@@ -150,7 +150,7 @@ def test_validation_scores_accuracy_without_the_controls(tiny: BackboneConfig, m
 def test_every_trainable_weight_has_a_gradient(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     task, data = make_task(tiny), make_data()
     make_trainer().fit(task, datamodule=data)
-    task._step(next(iter(data.train_dataloader()))).loss.backward()
+    task.step(next(iter(data.train_dataloader()))).loss.backward()
     assert [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -186,7 +186,7 @@ def test_examples_for_a_table_show_answer_and_prediction(tiny: BackboneConfig) -
     data.setup("test")
     batch: Batch = next(iter(data.test_dataloader()))
     task = make_task(tiny, training_answers(data))
-    for shown, row, answer in zip(task.show(batch), task.predict_step(batch, 0), batch["answer"], strict=True):
+    for shown, row, answer in zip(task.example_rows(batch), task.predict_step(batch, 0), batch["answer"], strict=True):
         assert (shown["prediction"], shown["probability"]) == (row["answer_1"], row["probability_1"])
         assert (shown["question"], shown["answer"]) == (row["question"], answer)
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from medvill_pl.batch import FINDINGS, Batch, Split, derive_seed
-from medvill_pl.language import ReportTokenizer
+from medvill_pl.tokenizer import ReportTokenizer
 
 Negatives = Literal["none", "labels", "text"]
 """How non-matching reports are drawn: not at all, by different positive labels, or by different text."""
@@ -162,7 +162,7 @@ class PairDataset(Dataset[Batch]):
         examples: the pairs of the split.
         texts: what goes with each image: the reports, or in question answering the questions.
         tokenizer: turns texts into ids.
-        max_words: longer texts are cut to so many word pieces.
+        max_tokens: longer texts are cut to so many word pieces.
         split: name of the split.
         seed: seed of the run; a pair's own randomness follows from ``(seed, split, epoch, index)``
             and so depends neither on workers nor on processes.
@@ -170,7 +170,7 @@ class PairDataset(Dataset[Batch]):
     Attributes:
         augment: changes each image by the pair's seed; None leaves them as they are.
         lengths: tokens of each text, with SEP_L, int64, shape ``(N,)``.
-        num_cut: texts that were longer than ``max_words``.
+        num_cut: texts that were longer than ``max_tokens``.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class PairDataset(Dataset[Batch]):
         examples: Examples,
         texts: Sequence[str],
         tokenizer: ReportTokenizer,
-        max_words: int,
+        max_tokens: int,
         split: Split,
         seed: int,
     ) -> None:
@@ -186,16 +186,16 @@ class PairDataset(Dataset[Batch]):
         self.augment: Callable[[Tensor, int], Tensor] | None = None
         self._pad_id, self._split, self._seed = tokenizer.pad_id, split, seed
         encoded = tokenizer.encode(texts)
-        self._is_cut = np.array([len(ids) > max_words for ids in encoded])
+        self._is_cut = np.array([len(ids) > max_tokens for ids in encoded])
         self.num_cut = int(self._is_cut.sum())
         if self.num_cut:
             rank_zero_warn(
-                f"{self.num_cut:,} of {len(encoded):,} texts of the {split} split are longer than {max_words} word "
+                f"{self.num_cut:,} of {len(encoded):,} texts of the {split} split are longer than {max_tokens} word "
                 "pieces and were cut"
             )
-        self.lengths = np.array([min(len(ids), max_words) + 1 for ids in encoded], dtype=np.int64)
+        self.lengths = np.array([min(len(ids), max_tokens) + 1 for ids in encoded], dtype=np.int64)
         self._start = np.cumsum(self.lengths) - self.lengths
-        self._tokens = np.array([i for ids in encoded for i in [*ids[:max_words], tokenizer.sep_id]], dtype=np.int64)
+        self._tokens = np.array([i for ids in encoded for i in [*ids[:max_tokens], tokenizer.sep_id]], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -214,7 +214,7 @@ class PairDataset(Dataset[Batch]):
             text_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=torch.from_numpy(self.examples.labels[images]),
             matched=torch.tensor(images) == torch.tensor(reports),
-            is_cut=torch.from_numpy(self._is_cut[reports]),
+            is_truncated=torch.from_numpy(self._is_cut[reports]),
             seed=torch.tensor(seeds),
         )
         if self._split != "train":
@@ -240,7 +240,7 @@ class QuestionDataset(PairDataset):
     Args:
         questions: the questions of the split.
         tokenizer: turns questions into ids.
-        max_words: longer questions are cut to so many word pieces.
+        max_tokens: longer questions are cut to so many word pieces.
         split: name of the split.
         seed: seed of the run.
     """
@@ -248,9 +248,9 @@ class QuestionDataset(PairDataset):
     examples: Questions
 
     def __init__(
-        self, questions: Questions, tokenizer: ReportTokenizer, max_words: int, split: Split, seed: int
+        self, questions: Questions, tokenizer: ReportTokenizer, max_tokens: int, split: Split, seed: int
     ) -> None:
-        super().__init__(questions, questions.questions, tokenizer, max_words, split, seed)
+        super().__init__(questions, questions.questions, tokenizer, max_tokens, split, seed)
 
     def __getitem__(self, request: BatchRequest | int) -> Batch:
         batch = super().__getitem__(request)

@@ -13,7 +13,7 @@ from torch import Tensor
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.images import read_grey, read_square
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
@@ -78,7 +78,7 @@ class FolderDataModule(BaseDataModule):
         tokenizer: what :meth:`ReportTokenizer.load` takes; the same as the backbone's.
         image_size: side of the square images in pixels.
         batch_size: images of a batch, for each process.
-        max_words: a longer text is cut to so many word pieces.
+        max_tokens: a longer text is cut to so many word pieces.
         num_workers: processes that prepare batches.
         cut_margins: cut the margins off the images, as the preparation of a corpus does.
 
@@ -97,11 +97,11 @@ class FolderDataModule(BaseDataModule):
         tokenizer: str = "bert-base-uncased",
         image_size: int = 512,
         batch_size: int = 16,
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         num_workers: int = 4,
         cut_margins: bool = True,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, "none", max_words, 1, num_workers)
+        super().__init__(tokenizer, image_size, batch_size, "none", max_tokens, 1, num_workers)
         self.cut_margins = cut_margins
         root = Path(images)
         if not root.exists():

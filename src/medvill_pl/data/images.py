@@ -87,13 +87,13 @@ def fit_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(square)
 
 
-def read_square(path: Path, size: int, is_cut: bool) -> NDArray[np.uint8]:
+def read_square(path: Path, size: int, is_truncated: bool) -> NDArray[np.uint8]:
     """Read an image file as the square that a corpus holds.
 
     Args:
         path: what :func:`read_grey` takes.
         size: side of the square in pixels.
-        is_cut: cut the margins off first (see :func:`medvill_pl.data.margins.cut_margins`).
+        is_truncated: cut the margins off first (see :func:`medvill_pl.data.margins.cut_margins`).
 
     Returns:
         Grey pixels 0..255, uint8, shape ``(size, size)``.
@@ -103,7 +103,7 @@ def read_square(path: Path, size: int, is_cut: bool) -> NDArray[np.uint8]:
         FileNotFoundError: if there is no such file.
     """
     pixels = read_grey(path)
-    return fit_square(cut_margins(pixels) if is_cut else pixels, size)
+    return fit_square(cut_margins(pixels) if is_truncated else pixels, size)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -21,7 +21,7 @@ from medvill_pl.data.batches import (
     Questions,
     index_negatives,
 )
-from medvill_pl.language import MAX_WORDS, ReportTokenizer
+from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
 
 _ORDER = ("batch_size", "bucket_batches", "negatives", "seed")
 _SPLITS: dict[str, tuple[Split, ...]] = {
@@ -43,7 +43,7 @@ class BaseDataModule(LightningDataModule, ABC):
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn: ``labels`` (the paper),
             ``text`` or ``none`` (all pairs match).
-        max_words: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are cut to so many word pieces.
         bucket_batches: training pools so many batches and sorts the pool by length of text, which
             saves padding; 1 does not sort (see :class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
@@ -68,7 +68,7 @@ class BaseDataModule(LightningDataModule, ABC):
         image_size: int,
         batch_size: int,
         negatives: Negatives,
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -78,7 +78,12 @@ class BaseDataModule(LightningDataModule, ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, not {batch_size}")
         self.tokenizer = ReportTokenizer.load(tokenizer)
-        self.image_size, self.batch_size, self.negatives, self.max_words = image_size, batch_size, negatives, max_words
+        self.image_size, self.batch_size, self.negatives, self.max_tokens = (
+            image_size,
+            batch_size,
+            negatives,
+            max_tokens,
+        )
         self.num_workers, self.seed = num_workers, seed
         self.bucket_batches, self.augment = bucket_batches, augment
         self.datasets: dict[Split, PairDataset] = {}
@@ -104,8 +109,8 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def _dataset(self, examples: Examples, split: Split) -> PairDataset:
         if self.has_questions:
-            return QuestionDataset(cast(Questions, examples), self.tokenizer, self.max_words, split, self.seed)
-        return PairDataset(examples, examples.reports, self.tokenizer, self.max_words, split, self.seed)
+            return QuestionDataset(cast(Questions, examples), self.tokenizer, self.max_tokens, split, self.seed)
+        return PairDataset(examples, examples.reports, self.tokenizer, self.max_tokens, split, self.seed)
 
     def _position(self) -> tuple[int, int]:
         """Epoch and batch at which the training loader is to begin, by the trainer's progress.

@@ -13,7 +13,7 @@ from medvill_pl.batch import FINDINGS, Split, derive_seed
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -26,7 +26,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 """What a column of splits may say, in lower case."""
-_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_words", "bucket_batches", "num_workers", "seed", "augment")
+_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_tokens", "bucket_batches", "num_workers", "seed", "augment")
 """Arguments that the prepared corpus does not depend on."""
 _LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
@@ -152,7 +152,7 @@ class PairsDataModule(BaseDataModule):
         image_size: side of the square images in pixels.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_words: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are cut to so many word pieces.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -184,7 +184,7 @@ class PairsDataModule(BaseDataModule):
         image_size: int = 512,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -193,7 +193,7 @@ class PairsDataModule(BaseDataModule):
         augment: bool = False,
     ) -> None:
         super().__init__(
-            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+            tokenizer, image_size, batch_size, negatives, max_tokens, bucket_batches, num_workers, seed, augment
         )
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ValueError(

@@ -6,7 +6,7 @@ from medvill_pl.batch import Split
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 
 class PreparedDataModule(BaseDataModule):
@@ -18,7 +18,7 @@ class PreparedDataModule(BaseDataModule):
         image_size: side of the square images in pixels.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_words: longer texts are cut to so many word pieces.
+        max_tokens: longer texts are cut to so many word pieces.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -36,14 +36,14 @@ class PreparedDataModule(BaseDataModule):
         image_size: int = 512,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
         augment: bool = False,
     ) -> None:
         super().__init__(
-            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+            tokenizer, image_size, batch_size, negatives, max_tokens, bucket_batches, num_workers, seed, augment
         )
         self.save_hyperparameters(logger=False)
         self.corpus = Path(corpus)

@@ -15,7 +15,7 @@ from medvill_pl.data.augmentation import augment
 from medvill_pl.data.batches import BatchPlan, BatchRequest, Negatives, PairDataset, index_negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, decode_square, label_array
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 
 def stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: int = 1) -> Iterator[dict[str, Any]]:
@@ -76,7 +76,7 @@ class StreamedBatches(IterableDataset[Batch]):
             raise ValueError(f"{len(shards)} shards are too few for {num_readers} workers: set num_workers lower")
         self._shards, self._info, self._rank, self._num_replicas = shards, info, rank, num_replicas
         self._epoch = epoch
-        self._tokenizer, self._max_words, self._image_size = data.tokenizer, data.max_words, data.image_size
+        self._tokenizer, self._max_words, self._image_size = data.tokenizer, data.max_tokens, data.image_size
         self._batch_size, self._bucket_batches, self._negatives = data.batch_size, data.bucket_batches, data.negatives
         self._seed, self._buffer_rows, self._is_augmented = data.seed, data.buffer_rows, data.augment
         self._num_batches = info.splits["train"] // (num_replicas * data.batch_size)
@@ -135,7 +135,7 @@ class StreamingDataModule(BaseDataModule):
         image_size: side of the square images in pixels.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn, in training among the rows of a buffer.
-        max_words: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are cut to so many word pieces.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches; at most the number of training shards over that of processes.
         seed: seed of order, pairing and masking.
@@ -155,7 +155,7 @@ class StreamingDataModule(BaseDataModule):
         image_size: int = 512,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -163,7 +163,7 @@ class StreamingDataModule(BaseDataModule):
         buffer_rows: int = 512,
     ) -> None:
         super().__init__(
-            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+            tokenizer, image_size, batch_size, negatives, max_tokens, bucket_batches, num_workers, seed, augment
         )
         if buffer_rows < batch_size:
             raise ValueError(f"buffer_rows {buffer_rows} must hold a batch of {batch_size}")

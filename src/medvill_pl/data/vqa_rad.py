@@ -3,7 +3,7 @@
 from medvill_pl.batch import Split
 from medvill_pl.data.corpus import CorpusExamples
 from medvill_pl.data.prepared import PreparedDataModule
-from medvill_pl.language import MAX_WORDS
+from medvill_pl.tokenizer import MAX_TOKENS
 
 SOURCE = "vqa-rad"
 
@@ -17,7 +17,7 @@ class VQARADDataModule(PreparedDataModule):
         tokenizer: what :meth:`ReportTokenizer.load` takes.
         image_size: side of the square images in pixels.
         batch_size: questions of a batch, for each process.
-        max_words: longer questions are cut to so many word pieces.
+        max_tokens: longer questions are cut to so many word pieces.
         num_workers: processes that prepare batches.
         seed: seed of the order.
         augment: change the images of training a little.
@@ -38,12 +38,12 @@ class VQARADDataModule(PreparedDataModule):
         tokenizer: str = "bert-base-uncased",
         image_size: int = 512,
         batch_size: int = 16,
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         num_workers: int = 4,
         seed: int = 0,
         augment: bool = False,
     ) -> None:
-        super().__init__(corpus, tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed, augment)
+        super().__init__(corpus, tokenizer, image_size, batch_size, "none", max_tokens, 1, num_workers, seed, augment)
         self.organ = organ
 
     def examples(self, split: Split) -> CorpusExamples:

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 from tqdm import tqdm
 
 from medvill_pl.batch import Batch
+from medvill_pl.cli.jobs import quieten
 from medvill_pl.demo.plain import PlainModel
 from medvill_pl.demo.training import (
     IMAGE_SIZE,
@@ -27,12 +28,11 @@ from medvill_pl.demo.training import (
     pretrain,
     save_backbone,
     start_workers,
-    train_trunk,
+    train_image_encoder,
     training_films,
 )
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
-from medvill_pl.jobs import quieten
 from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.masks import MaskStrategy
 from medvill_pl.synthetic.datamodule import (
@@ -56,7 +56,7 @@ FULL = Budget(
     num_cnn=10000,
     num_train=16000,
     num_retrieved=200,
-    trunk_steps=3000,
+    image_encoder_steps=3000,
     pretraining=6,
     classification=2,
     retrieval=2,
@@ -72,7 +72,7 @@ class Pretrained(NamedTuple):
     perplexity_of_other_film: float
     unigram_perplexity: float
     mlm_accuracy: float
-    commonest_word: float
+    most_frequent_token: float
     irm_accuracy: float
     irm_auroc: float
     irm_loss: float
@@ -133,7 +133,7 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
     with start_workers() as pool:
         films = draw_films(data, pool)
         clock.stop("drawing films")
-        features = FilmFeatures(train_trunk(data["cnn"], budget.trunk_steps), films)
+        features = FilmFeatures(train_image_encoder(data["cnn"], budget.image_encoder_steps), films)
         clock.stop("the CNN")
         plain = pool.submit(PlainModel, *training_films(data["classification"]), clock.seconds["the CNN"])
         pretrained = make_pretraining(features, seed)
@@ -257,7 +257,7 @@ def evaluate(task: PretrainingTask, data: SyntheticDataModule) -> Pretrained:
     sums: dict[str, float] = dict.fromkeys(("own", "other", "unigram", "right"), 0.0)
     matched, match_logits, targets = [], [], []
     for plain in data.test_dataloader():
-        batch = task.hide_words(plain)
+        batch = task.mask_batch(plain)
         target = batch["mlm_targets"]
         logits, irm_logits = task.score(batch, STRATEGY)
         other_logits, _ = task.score(Batch(**{**batch, "image": batch["image"].roll(1, 0)}), STRATEGY)
@@ -275,7 +275,7 @@ def evaluate(task: PretrainingTask, data: SyntheticDataModule) -> Pretrained:
         perplexity_of_other_film=float(np.exp(sums["other"] / len(words))),
         unigram_perplexity=float(np.exp(sums["unigram"] / len(words))),
         mlm_accuracy=sums["right"] / len(words),
-        commonest_word=(words == unigram.argmax()).float().mean().item(),
+        most_frequent_token=(words == unigram.argmax()).float().mean().item(),
         irm_accuracy=binary_accuracy(match.sigmoid(), is_match).item(),
         irm_auroc=binary_auroc(match.sigmoid(), is_match).item(),
         irm_loss=nn.functional.binary_cross_entropy_with_logits(match, is_match.float()).item(),

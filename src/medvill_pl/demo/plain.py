@@ -17,7 +17,13 @@ from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets
 from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy
 from medvill_pl.evaluation.results import Results
-from medvill_pl.evaluation.retrieval import DIRECTIONS, draw_trials, label_sets, rank_candidates, retrieval_scores
+from medvill_pl.evaluation.retrieval import (
+    DIRECTIONS,
+    draw_candidate_sets,
+    label_sets,
+    rank_candidates,
+    retrieval_scores,
+)
 from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
@@ -73,7 +79,7 @@ class PlainModel:
         sets, scores = label_sets(labels), log_likelihood(likely, labels == 1)
         rows: list[dict[str, Any]] = []
         for direction in DIRECTIONS:
-            trials = draw_trials(len(sets), min(100, len(sets)), derive_seed(0, direction))
+            trials = draw_candidate_sets(len(sets), min(100, len(sets)), derive_seed(0, direction))
             for query, chosen in enumerate(trials):
                 of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
                 ranking = rank_candidates(of_query, sets[chosen] == sets[query])
@@ -82,15 +88,15 @@ class PlainModel:
         return retrieval_scores(rows)
 
     def generation(self, examples: Examples, references: Sequence[str], probability: Tensor) -> dict[str, float]:
-        """Metrics of writing, for each film, the commonest training report of the likeliest set of findings."""
+        """Metrics of writing, for each film, the most_frequent training report of the likeliest set of findings."""
         by_set: dict[bytes, Counter[str]] = {}
         for report, label in zip(examples.reports, examples.labels == 1, strict=True):
             by_set.setdefault(label.tobytes(), Counter())[report] += 1
         sets = np.array([np.frombuffer(each, dtype=bool) for each in by_set])
         prior = np.log([sum(counts.values()) for counts in by_set.values()])
-        commonest = [counts.most_common(1)[0][0] for counts in by_set.values()]
+        most_frequent = [counts.most_common(1)[0][0] for counts in by_set.values()]
         best = (log_likelihood(probability.numpy(), sets) + prior).argmax(axis=1)
-        written = [commonest[index] for index in best]
+        written = [most_frequent[index] for index in best]
         labeler = CheXpertLabeler()
         return bleu(written, references) | clinical_efficacy(labeler(written), labeler(list(references)))
 

@@ -10,15 +10,15 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medvill_pl import page
+from medvill_pl import html
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.demo import STRATEGY, Pretrained, Story
 from medvill_pl.demo.training import FILMS_A_STEP, History
 from medvill_pl.evaluation.figures import attention_on_image, overlay
-from medvill_pl.results import cut_batch
 from medvill_pl.tasks.classification import ClassificationTask
 from medvill_pl.tasks.generation import GenerationTask
 from medvill_pl.tasks.pretraining import MaskedReport, PretrainingTask
+from medvill_pl.tasks.result_table import slice_batch
 from medvill_pl.tasks.retrieval import RetrievalTask
 from medvill_pl.tasks.vqa import VQATask
 
@@ -30,12 +30,12 @@ POOL = 100
 def write_report_page(path: Path, story: Story) -> None:
     """Write the page."""
     parts = [
-        page.paragraph(
+        html.paragraph(
             "A small MedViLL, pre-trained on the embedded corpus (phantom chest films and their reports) under the "
             f"{STRATEGY} attention mask, then fine-tuned for four tasks. All figures are on {story.budget.num_test} "
             "pairs of patients that training never saw. For research, not a medical device."
         ),
-        page.paragraph(
+        html.paragraph(
             "The plain ResNet-18 learnt the findings of the training films from nothing, for as many seconds as the "
             "CNN here, but sharing the processor with the pre-training; its findings then rank, answer and choose a "
             "training report. At best stands what a reader would reach who sees every film perfectly.",
@@ -46,11 +46,11 @@ def write_report_page(path: Path, story: Story) -> None:
         *_retrieval(story),
         *_vqa(story),
         *_generation(story),
-        page.heading("How it was made"),
-        page.paragraph(_how(story)),
-        page.table(("part", "seconds"), [(part, f"{seconds:.0f}") for part, seconds in story.seconds.items()]),
+        html.heading("How it was made"),
+        html.paragraph(_how(story)),
+        html.table(("part", "seconds"), [(part, f"{seconds:.0f}") for part, seconds in story.seconds.items()]),
     ]
-    page.write_page(path, "MedViLL in minutes", parts)
+    html.write_page(path, "MedViLL in minutes", parts)
 
 
 def summary(story: Story) -> str:
@@ -78,7 +78,8 @@ def _how(story: Story) -> str:
     budget = story.budget
     return (
         f"First the CNN alone learnt to predict the findings of {budget.num_cnn:,} films of other patients and the "
-        f"words of their reports ({budget.trunk_steps} steps of {FILMS_A_STEP}), in place of the ImageNet weights that "
+        f"words of their reports ({budget.image_encoder_steps} steps of {FILMS_A_STEP}), in place of the ImageNet "
+        "weights that "
         f"the paper starts from; it was then kept as it was. {budget.pretraining} epochs of MLM and IRM over "
         f"{budget.num_train:,} pairs trained a transformer of 2 layers, 96 wide, on top of it. Each task went on from "
         f"there with a copy: {budget.classification} epochs of classification, {budget.retrieval} of retrieval, "
@@ -95,15 +96,15 @@ def _pretraining(story: Story) -> list[str]:
     task, figures = cast(PretrainingTask, story.tasks["pretraining"]), story.pretrained
     shown = _examples(task, story.data["pretraining"])
     return [
-        page.heading("Pre-training"),
+        html.heading("Pre-training"),
         _pretraining_table(figures),
-        page.paragraph(
+        html.paragraph(
             "Is the film used? With the film of another study in place of the right one, the perplexity of hidden "
             f"words is {figures.perplexity_of_other_film:.3f} instead of {figures.perplexity:.3f}; without use of the "
             "film they would be equal."
         ),
-        page.drawing(_curves(story.history, figures), "Losses while training; dots are the validation split."),
-        page.paragraph(
+        html.drawing(_curves(story.history, figures), "Losses while training; dots are the validation split."),
+        html.paragraph(
             "Films of the test split with their reports. Some words were hidden: green ones were found; where the "
             "model was wrong, its guess is struck out before the true word. Point at a word to see the likeliest five. "
             "Beside it, where the hidden word looks that looks at the film most (mean over the heads of the last "
@@ -116,12 +117,12 @@ def _pretraining(story: Story) -> list[str]:
 def _pretraining_table(figures: Pretrained) -> str:
     rows: list[tuple[object, ...]] = [
         ("MLM: perplexity of hidden words", figures.perplexity, figures.unigram_perplexity, "word frequencies alone"),
-        ("MLM: hidden words found", figures.mlm_accuracy, figures.commonest_word, "always the commonest word"),
+        ("MLM: hidden words found", figures.mlm_accuracy, figures.most_frequent_token, "always the most_frequent word"),
         ("IRM: accuracy", figures.irm_accuracy, 0.5, "chance"),
         ("IRM: AUROC", figures.irm_auroc, 0.5, "chance"),
         ("IRM: loss", figures.irm_loss, float(np.log(2)), "chance"),
     ]
-    return page.table(("figure", "this model", "without learning", "which is"), rows)
+    return html.table(("figure", "this model", "without learning", "which is"), rows)
 
 
 def _curves(history: History, figures: Pretrained) -> Figure:
@@ -164,7 +165,7 @@ class Shown(NamedTuple):
 
 def _examples(task: PretrainingTask, data: Any, number: int = 4) -> list[Shown]:
     """Matching pairs of the batch in the middle, whose reports have the usual length."""
-    batch = task.hide_words(_middle_batch(data))
+    batch = task.mask_batch(_middle_batch(data))
     return [Shown(batch, report) for report in task.fill_masks(batch)[:number]]
 
 
@@ -185,8 +186,8 @@ def _masked_card(task: PretrainingTask, shown: Shown) -> str:
     is_word = torch.tensor([report.tokens[place].isalpha() for place in report.hidden])
     best = int((maps.sum((1, 2)) * is_word).argmax())
     told = f"attention: {report.tokens[report.hidden[best]]} ({maps[best].sum():.0%} on the film)"
-    text = f"<div><p>{''.join(words)}</p>{page.paragraph(told, is_note=True)}</div>"
-    return page.card(page.picture(film, report.id), page.picture(overlay(film, maps[best])), text)
+    text = f"<div><p>{''.join(words)}</p>{html.paragraph(told, is_note=True)}</div>"
+    return html.card(html.picture(film, report.id), html.picture(overlay(film, maps[best])), text)
 
 
 def _word_maps(task: PretrainingTask, shown: Shown) -> torch.Tensor:
@@ -235,15 +236,17 @@ def _classification(story: Story) -> list[str]:
             1.0,
         ),
     ]
-    batch = cut_batch(_middle_batch(story.data["classification"]), 3)
-    parts = [page.heading("Findings, from the film alone"), page.table(HEADER, rows)]
-    parts.append(page.drawing(_bars(scores, plain), "AUROC of each finding that occurs in the test split."))
-    for shown, film, maps in zip(task.show(batch), batch["image"][:, 0].numpy(), _cls_maps(task, batch), strict=True):
-        told = page.paragraph(f"There: {shown['findings'] or 'nothing that is labelled'}.")
-        guessed = page.paragraph(f"Likeliest: {shown['likeliest']}.")
-        note = page.paragraph("Right: where CLS looks.", is_note=True)
+    batch = slice_batch(_middle_batch(story.data["classification"]), 3)
+    parts = [html.heading("Findings, from the film alone"), html.table(HEADER, rows)]
+    parts.append(html.drawing(_bars(scores, plain), "AUROC of each finding that occurs in the test split."))
+    for shown, film, maps in zip(
+        task.example_rows(batch), batch["image"][:, 0].numpy(), _cls_maps(task, batch), strict=True
+    ):
+        told = html.paragraph(f"There: {shown['findings'] or 'nothing that is labelled'}.")
+        guessed = html.paragraph(f"Likeliest: {shown['likeliest']}.")
+        note = html.paragraph("Right: where CLS looks.", is_note=True)
         parts.append(
-            page.card(page.picture(film), page.picture(overlay(film, maps)), f"<div>{told}{guessed}{note}</div>")
+            html.card(html.picture(film), html.picture(overlay(film, maps)), f"<div>{told}{guessed}{note}</div>")
         )
     return parts
 
@@ -290,13 +293,13 @@ def _retrieval(story: Story) -> list[str]:
         frequency = scores[f"{way}/frequency_mrr"]
         rows.append((f"{told}: MRR", scores[f"{way}/mrr"], plain[f"{way}/mrr"], frequency, "label frequencies", 1.0))
     return [
-        page.heading("Retrieval"),
-        page.paragraph(
+        html.heading("Retrieval"),
+        html.paragraph(
             f"Each of {story.budget.num_retrieved} films searches {task.num_candidates} reports for one with its own "
             "set of findings, and each report the films."
         ),
-        page.table(HEADER, rows),
-        page.paragraph(
+        html.table(HEADER, rows),
+        html.paragraph(
             f"The best four of {POOL}; frames are green where the findings are the query's, red where they are not."
         ),
         *_searches(task, story.data["retrieval"].datasets["test"].examples),
@@ -313,14 +316,14 @@ def _searches(task: RetrievalTask, examples: Any, queries: Sequence[int] = (3, 1
     parts = []
     for query in queries:
         findings = _positive(examples, query)
-        told = f"<div><p>{escape(examples.reports[query])}</p><p>{page.tags(findings, findings)}</p></div>"
-        parts.append(page.card(page.picture(films[query, 0].numpy()), told))
+        told = f"<div><p>{escape(examples.reports[query])}</p><p>{html.tags(findings, findings)}</p></div>"
+        parts.append(html.card(html.picture(films[query, 0].numpy()), told))
         by_film = task(tokens[query].expand_as(tokens), ids, mask)
         by_text = task(tokens, ids[query].expand_as(ids), mask[query].expand_as(mask))
         for logits, name in ((by_film, "Reports for this film"), (by_text, "Films for this report")):
             best = enumerate(logits.topk(min(4, number)).indices.tolist(), start=1)
             found = [
-                page.result(
+                html.result(
                     films[index, 0].numpy(),
                     f"{rank}. {examples.ids[index]}" + " (its own)" * (index == query),
                     examples.reports[index],
@@ -329,7 +332,7 @@ def _searches(task: RetrievalTask, examples: Any, queries: Sequence[int] = (3, 1
                 )
                 for rank, index in best
             ]
-            parts += [page.paragraph(name, is_note=True), page.results(found)]
+            parts += [html.paragraph(name, is_note=True), html.results(found)]
     return parts
 
 
@@ -344,7 +347,7 @@ def _vqa(story: Story) -> list[str]:
     for kind in ("closed", "open"):
         model, other, best = scores[f"accuracy_{kind}"], plain[f"accuracy_{kind}"], scores[f"ceiling_{kind}"]
         for control, told in (
-            ("commonest", "the commonest answer"),
+            ("most_frequent", "the most_frequent answer"),
             ("blank", "a black film"),
             ("shuffled", "another film"),
         ):
@@ -353,9 +356,9 @@ def _vqa(story: Story) -> list[str]:
     kinds = [(key.split("/")[-1], value) for key, value in scores.items() if key.startswith("accuracy/type/")]
     batch = _middle_batch(story.data["vqa"])
     parts = [
-        page.heading("Questions"),
-        page.table(HEADER, rows),
-        page.table(("what is asked about", "accuracy"), kinds),
+        html.heading("Questions"),
+        html.table(HEADER, rows),
+        html.table(("what is asked about", "accuracy"), kinds),
     ]
     for row in list(zip(task.predict_step(batch, 0), batch["answer"], batch["image"], strict=True))[:4]:
         parts.append(_question_card(*row))
@@ -366,8 +369,8 @@ def _question_card(row: dict[str, Any], answer: str, image: torch.Tensor) -> str
     likeliest = ", ".join(f"{row[f'answer_{n}']} {row[f'probability_{n}']:.2f}" for n in range(1, 4))
     kind = "right" if row["answer_1"] == answer else "wrong"
     told = f'<p><b>{escape(row["question"])}</b> <span class="{kind}">{escape(row["answer_1"])}</span></p>'
-    note = page.paragraph(f"answer: {answer}; likeliest: {likeliest}", is_note=True)
-    return page.card(page.picture(image[0].numpy()), f"<div>{told}{note}</div>")
+    note = html.paragraph(f"answer: {answer}; likeliest: {likeliest}", is_note=True)
+    return html.card(html.picture(image[0].numpy()), f"<div>{told}{note}</div>")
 
 
 def _generation(story: Story) -> list[str]:
@@ -384,12 +387,12 @@ def _generation(story: Story) -> list[str]:
     for metric, name in _OF_REPORTS.items():
         constant = scores[f"constant_{metric}"]
         rows.append((name, scores[metric], plain[metric], constant, "the best constant report", best[metric]))
-    batch = cut_batch(_middle_batch(story.data["generation"]), 4)
+    batch = slice_batch(_middle_batch(story.data["generation"]), 4)
     task.return_attention = True
     parts = [
-        page.heading("Reports"),
-        page.table(HEADER, rows),
-        page.paragraph(
+        html.heading("Reports"),
+        html.table(HEADER, rows),
+        html.paragraph(
             "At best: for the perplexity, a writer who knows the grammar and all findings; for the others, a second "
             f"report of the same film by the grammar. Different texts among those written: {scores['distinct']:.0%}. "
             "Clinical F1 is measured by the rule-based labeler.",
@@ -408,10 +411,10 @@ def _report_card(row: dict[str, Any], film: NDArray[np.uint8]) -> str:
     texts = (("Reference", row["reference"]), ("Written", row["prediction"]))
     told = "".join(f"<p><b>{name}.</b> {escape(text)}</p>" for name, text in texts)
     if not row["attention"]:
-        return page.card(page.picture(film), f"<div>{told}</div>")
+        return html.card(html.picture(film), f"<div>{told}</div>")
     maps = torch.tensor(row["attention"])
     best = int(maps.sum(1).argmax())
     side = round(maps.shape[1] ** 0.5)
-    note = page.paragraph(f"{row['words'][best]}: {maps[best].sum():.0%} of its attention is on the film", is_note=True)
-    picture = page.picture(overlay(film, maps[best].view(side, side)))
-    return page.card(page.picture(film), picture, f"<div>{told}{note}</div>")
+    note = html.paragraph(f"{row['words'][best]}: {maps[best].sum():.0%} of its attention is on the film", is_note=True)
+    picture = html.picture(overlay(film, maps[best].view(side, side)))
+    return html.card(html.picture(film), picture, f"<div>{told}{note}</div>")

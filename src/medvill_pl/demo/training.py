@@ -18,24 +18,24 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch
+from medvill_pl.cli.jobs import quieten
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
-from medvill_pl.jobs import quieten
-from medvill_pl.results import ResultTable
+from medvill_pl.models.image_encoder import ImageEncoder, make_cnn
+from medvill_pl.models.medvill import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticExamples
 from medvill_pl.tasks.base import BaseTask
 from medvill_pl.tasks.pretraining import PretrainingTask
-from medvill_pl.vision import VisionTrunk, make_trunk
+from medvill_pl.tasks.result_table import ResultTable
 
 IMAGE_SIZE = 128
 BACKBONE: BackboneConfig = {
-    "vision": "resnet_small",
-    "freeze_vision_stages": 5,
+    "image_encoder": "resnet_small",
+    "freeze_image_encoder_stages": 5,
     "image_size": IMAGE_SIZE,
     "tokenizer": "synthetic",
-    "max_words": 120,
+    "max_tokens": 120,
     "hidden_size": 96,
     "num_layers": 2,
     "num_heads": 8,
@@ -58,7 +58,7 @@ class Budget(NamedTuple):
         num_train: pairs to train on.
         num_test: pairs of the validation and of the test split.
         num_retrieved: pairs of the test split that are searched.
-        trunk_steps: optimizer steps of the CNN alone, with ``FILMS_A_STEP`` films each.
+        image_encoder_steps: optimizer steps of the CNN alone, with ``FILMS_A_STEP`` films each.
         pretraining: epochs of pre-training.
         classification: epochs of fine-tuning for this task, as the next three.
         retrieval: likewise.
@@ -70,7 +70,7 @@ class Budget(NamedTuple):
     num_train: int = 8000
     num_test: int = 400
     num_retrieved: int = 100
-    trunk_steps: int = 1100
+    image_encoder_steps: int = 1100
     pretraining: int = 5
     classification: int = 2
     retrieval: int = 1
@@ -78,13 +78,13 @@ class Budget(NamedTuple):
     generation: int = 4
 
 
-def train_trunk(data: SyntheticDataModule, steps: int) -> VisionTrunk:
+def train_image_encoder(data: SyntheticDataModule, steps: int) -> ImageEncoder:
     """Teach a small CNN to see: it predicts the findings of each training film and the words of its report.
 
     It stands in for the ImageNet weights that the paper's trunk starts from, which no machine can
     make in a minute.
     """
-    trunk = VisionTrunk(make_trunk("resnet_small").to(memory_format=torch.channels_last))
+    trunk = ImageEncoder(make_cnn("resnet_small").to(memory_format=torch.channels_last))
     films, labels = training_films(data)
     targets = torch.cat([labels, _report_words(data)], dim=1)
     weights = torch.full_like(targets[0], 0.2)
@@ -171,9 +171,9 @@ class FilmFeatures(nn.Module):
         films: those whose features are kept, uint8, shape ``(N, 1, H, W)``.
     """
 
-    def __init__(self, trunk: VisionTrunk, films: Tensor) -> None:
+    def __init__(self, trunk: ImageEncoder, films: Tensor) -> None:
         super().__init__()
-        self.trunk = trunk.eval().requires_grad_(False)
+        self.image_encoder = trunk.eval().requires_grad_(False)
         self.channels, self.stride = trunk.channels, trunk.stride
         parts = tqdm(torch.split(films, 64), "features of films")
         self._features = torch.cat([self._compute(part) for part in parts])
@@ -189,7 +189,7 @@ class FilmFeatures(nn.Module):
     @torch.no_grad()
     def _compute(self, films: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16_FASTER):
-            features: Tensor = self.trunk(films.contiguous(memory_format=torch.channels_last))
+            features: Tensor = self.image_encoder(films.contiguous(memory_format=torch.channels_last))
         return features.float().contiguous()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def make_trainer(epochs: int, folder: Path, *callbacks: Callback, is_shown: bool
 def make_pretraining(features: FilmFeatures, seed: int) -> PretrainingTask:
     """A small backbone over the features of the trained CNN, to be pre-trained by MLM and IRM under ``bar``."""
     backbone = MedViLL(**BACKBONE)
-    backbone.trunk = features  # type: ignore[assignment]
+    backbone.image_encoder = features  # type: ignore[assignment]
     return PretrainingTask.from_backbone(
         backbone,
         num_visual_samples=None,
@@ -281,7 +281,7 @@ def pretrain(task: PretrainingTask, data: BaseDataModule, epochs: int) -> Pretra
 def save_backbone(backbone: MedViLL, folder: Path) -> None:
     """Save a backbone with its trunk in place of the features that it keeps."""
     whole = copy.copy(backbone)
-    whole._modules = {**backbone._modules, "trunk": cast(FilmFeatures, backbone.trunk).trunk}
+    whole._modules = {**backbone._modules, "image_encoder": cast(FilmFeatures, backbone.image_encoder).image_encoder}
     whole.save_pretrained(folder)
 
 

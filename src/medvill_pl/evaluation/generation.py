@@ -147,7 +147,7 @@ def best_constant_report(reports: Sequence[str], num_tried: int = 100, num_score
 
     Args:
         reports: texts of the training split.
-        num_tried: the commonest texts so many are tried.
+        num_tried: the most_frequent texts so many are tried.
         num_scored: against so many reports, spread evenly over the split.
     """
     tried = [text for text, _ in Counter(reports).most_common(num_tried)]

@@ -27,7 +27,7 @@ def label_sets(labels: NDArray[np.float32]) -> NDArray[np.int64]:
     return sets
 
 
-def check_pool(num_pairs: int, num_candidates: int) -> None:
+def check_gallery(num_pairs: int, num_candidates: int) -> None:
     """Refuse a pool that is smaller than a trial.
 
     Raises:
@@ -40,7 +40,7 @@ def check_pool(num_pairs: int, num_candidates: int) -> None:
         )
 
 
-def draw_trials(num_pairs: int, num_candidates: int, seed: int) -> NDArray[np.int64]:
+def draw_candidate_sets(num_pairs: int, num_candidates: int, seed: int) -> NDArray[np.int64]:
     """Draw the candidates of each pair's trial: its own counterpart and others, without replacement.
 
     Args:
@@ -54,7 +54,7 @@ def draw_trials(num_pairs: int, num_candidates: int, seed: int) -> NDArray[np.in
     Raises:
         ValueError: if there are fewer pairs than candidates.
     """
-    check_pool(num_pairs, num_candidates)
+    check_gallery(num_pairs, num_candidates)
     rng = np.random.default_rng([seed, num_pairs])
     trials = np.empty((num_pairs, num_candidates), dtype=np.int64)
     for own in range(num_pairs):

@@ -15,7 +15,7 @@ def vqa_scores(rows: Sequence[Row], context: Mapping[str, Any]) -> dict[str, flo
         rows: ``answer``, ``answer_type`` (``closed`` or ``open``), ``organ``, ``question_type``, ``is_known`` (whether
             the answer occurs in training), ``prediction``, and ``prediction_blank`` and
             ``prediction_shuffled``, the predictions with a black and with another image, or None.
-        context: ``commonest``: for each answer type, the commonest training answer; or None.
+        context: ``most_frequent``: for each answer type, the most_frequent training answer; or None.
 
     Returns:
         ``accuracy`` over all questions, with ``_closed`` and ``_open`` for those alone, by
@@ -33,8 +33,8 @@ def vqa_scores(rows: Sequence[Row], context: Mapping[str, Any]) -> dict[str, flo
         for name, column in _CONTROLS.items():
             if members[0].get(column) is not None:
                 scores[f"accuracy_{name}{group}"] = _accuracy(members, column)
-        if context.get("commonest"):
-            right = sum(row["answer"] == context["commonest"].get(row["answer_type"]) for row in members)
+        if context.get("most_frequent"):
+            right = sum(row["answer"] == context["most_frequent"].get(row["answer_type"]) for row in members)
             scores[f"accuracy_commonest{group}"] = right / len(members)
     return scores | _by_kind(rows)
 
@@ -54,8 +54,8 @@ def _accuracy(rows: Sequence[Row], column: str) -> float:
     return sum(bool(row[column] == row["answer"]) for row in rows) / len(rows)
 
 
-def commonest_answers(answers: Sequence[str], answer_types: Sequence[str]) -> dict[str, str]:
-    """The commonest answer of each answer type; of equally common ones, the first in the alphabet."""
+def most_frequent_answers(answers: Sequence[str], answer_types: Sequence[str]) -> dict[str, str]:
+    """The most_frequent answer of each answer type; of equally common ones, the first in the alphabet."""
     counts: dict[str, Counter[str]] = {}
     for answer, answer_type in zip(answers, answer_types, strict=True):
         counts.setdefault(answer_type, Counter())[answer] += 1

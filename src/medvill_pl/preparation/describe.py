@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medvill_pl import page
+from medvill_pl import html
 from medvill_pl.batch import FINDINGS
 from medvill_pl.preparation.summary import FILE, REPORTS, SPLITS, Summary, read_rows, read_summary, text_of
 
@@ -53,17 +53,17 @@ def describe(folders: Sequence[Path], output: Path, num_films: int = 24) -> list
     names = [_name(summary, folder) for summary, folder in zip(summaries, folders, strict=True)]
     parts = [_notice(summaries), *_numbers(names, summaries)]
     if any(_positives(summary) for summary in summaries):
-        parts += [page.heading("Labels"), page.drawing(label_figure(names, summaries), "Rows that are positive.")]
-        parts += [page.table(["finding", *names], _label_rows(summaries))]
+        parts += [html.heading("Labels"), html.drawing(label_figure(names, summaries), "Rows that are positive.")]
+        parts += [html.table(["finding", *names], _label_rows(summaries))]
     lengths = [_lengths(folder) for folder in folders]
-    parts += [page.heading("Lengths of texts"), page.drawing(length_figure(names, lengths), "Words of a text.")]
+    parts += [html.heading("Lengths of texts"), html.drawing(length_figure(names, lengths), "Words of a text.")]
     for name, folder in zip(names, folders, strict=True):
         if films := choose_films(folder, num_films):
             parts += [
-                page.heading(f"Films of {name}"),
-                page.drawing(contact_sheet(films), "Evenly spaced over all rows."),
+                html.heading(f"Films of {name}"),
+                html.drawing(contact_sheet(films), "Evenly spaced over all rows."),
             ]
-    page.write_page(output, " and ".join(names), parts)
+    html.write_page(output, " and ".join(names), parts)
     return summaries
 
 
@@ -73,8 +73,8 @@ def _name(summary: Summary, folder: Path) -> str:
 
 def _notice(summaries: Sequence[Summary]) -> str:
     if any(summary.credentialed for summary in summaries):
-        return page.paragraph("This page shows credentialed films: it must not be shared.")
-    return page.paragraph("What is in the corpus, counted from its rows.", is_note=True)
+        return html.paragraph("This page shows credentialed films: it must not be shared.")
+    return html.paragraph("What is in the corpus, counted from its rows.", is_note=True)
 
 
 def _numbers(names: Sequence[str], summaries: Sequence[Summary]) -> list[str]:
@@ -100,8 +100,8 @@ def _numbers(names: Sequence[str], summaries: Sequence[Summary]) -> list[str]:
         for split, shared in summary.shared.items()
     ]
     shared_header = ["corpus", "split", "patients", "rows with an image", "rows with a text"]
-    parts = [page.heading("Splits and views"), page.table(header, rows)]
-    return [*parts, page.heading("Shared with training"), page.table(shared_header, leaks)] if leaks else parts
+    parts = [html.heading("Splits and views"), html.table(header, rows)]
+    return [*parts, html.heading("Shared with training"), html.table(shared_header, leaks)] if leaks else parts
 
 
 def _positives(summary: Summary) -> dict[str, float]:

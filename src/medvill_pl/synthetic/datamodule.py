@@ -12,11 +12,11 @@ from torch import Tensor
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.language import MAX_WORDS
 from medvill_pl.synthetic.film import render
 from medvill_pl.synthetic.grammar import write_report
 from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.study import VERSION, Study, studies
+from medvill_pl.tokenizer import MAX_TOKENS
 
 
 class SyntheticExamples:
@@ -117,7 +117,7 @@ class SyntheticDataModule(BaseDataModule):
         image_size: side of the films in pixels, 32 or more.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_words: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are cut to so many word pieces.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -144,7 +144,7 @@ class SyntheticDataModule(BaseDataModule):
         image_size: int = 128,
         batch_size: int = 32,
         negatives: Negatives = "none",
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         bucket_batches: int = 1,
         num_workers: int = 0,
         seed: int = 0,
@@ -152,7 +152,7 @@ class SyntheticDataModule(BaseDataModule):
         augment: bool = False,
     ) -> None:
         super().__init__(
-            tokenizer, image_size, batch_size, negatives, max_words, bucket_batches, num_workers, seed, augment
+            tokenizer, image_size, batch_size, negatives, max_tokens, bucket_batches, num_workers, seed, augment
         )
         self.save_hyperparameters(logger=False)
         self.num_pairs: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
@@ -184,7 +184,7 @@ class SyntheticVQADataModule(BaseDataModule):
         tokenizer: what :meth:`ReportTokenizer.load` takes.
         image_size: side of the films in pixels, 32 or more.
         batch_size: questions of a batch, for each process.
-        max_words: longer questions are cut to so many word pieces.
+        max_tokens: longer questions are cut to so many word pieces.
         num_workers: processes that prepare batches.
         seed: seed of the order.
         corpus_seed: another value gives another corpus of the same kind.
@@ -202,12 +202,12 @@ class SyntheticVQADataModule(BaseDataModule):
         tokenizer: str = "synthetic",
         image_size: int = 128,
         batch_size: int = 64,
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         num_workers: int = 0,
         seed: int = 0,
         corpus_seed: int = 0,
     ) -> None:
-        super().__init__(tokenizer, image_size, batch_size, "none", max_words, 1, num_workers, seed)
+        super().__init__(tokenizer, image_size, batch_size, "none", max_tokens, 1, num_workers, seed)
         self.save_hyperparameters(logger=False)
         self._films = SyntheticDataModule(
             num_train, num_val, num_test, tokenizer, image_size, num_workers=num_workers, corpus_seed=corpus_seed

@@ -12,13 +12,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
-from medvill_pl.backbone import BackboneConfig, MedViLL, TrainingCorpus
 from medvill_pl.batch import Batch, derive_seed
 from medvill_pl.data.batches import Examples
 from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.language import ReportTokenizer, mask_tokens
-from medvill_pl.results import ResultTable, gather
+from medvill_pl.models.medvill import BackboneConfig, MedViLL, TrainingCorpus
+from medvill_pl.runs import gather
+from medvill_pl.tasks.result_table import ResultTable
+from medvill_pl.tokenizer import ReportTokenizer, mask_tokens
 from medvill_pl.weights import load_exactly
 
 Schedule = Literal["constant", "linear"]
@@ -28,19 +29,19 @@ class StepOutput(NamedTuple):
     """What one step computed.
 
     Attributes:
-        loss: the loss to descend, scalar; a mean over examples, or over ``num_terms``.
+        loss: the loss to descend, scalar; a mean over examples, or over ``loss_weight``.
         scored: for each group of metrics, predictions and targets.
         losses: further losses to log at every training step, scalars by name.
         results: what validation and test keep of each example: columns by name, tensors or lists of length B.
-        num_terms: of how many terms the loss is the mean, where these are not the examples: so that validation and
+        loss_weight: of how many terms the loss is the mean, where these are not the examples: so that validation and
             test weigh batches rightly, however the split is cut into them.
     """
 
     loss: Tensor
-    scored: Mapping[str, tuple[Tensor, Tensor]] = {}
+    metric_inputs: Mapping[str, tuple[Tensor, Tensor]] = {}
     losses: Mapping[str, Tensor] = {}
     results: Mapping[str, Tensor | Sequence[Any]] = {}
-    num_terms: int | None = None
+    loss_weight: int | None = None
 
 
 class NonFiniteLossError(RuntimeError):
@@ -60,9 +61,9 @@ class _Corpus(Protocol):
 class BaseTask(LightningModule, ABC):
     """A problem on top of a backbone.
 
-    A subclass builds its heads and writes :meth:`_step`, which training, validation and test share.
+    A subclass builds its heads and writes :meth:`step`, which training, validation and test share.
     Metrics that can be taken batch by batch are given by :meth:`metrics`; those of a whole split are
-    scored from per-example results by the function that ``results_metrics`` names, so that a test's tables can be made
+    scored from per-example results by the function that ``score_fn`` names, so that a test's tables can be made
     again without the model. Log names are ``{stage}/{metric}``.
 
     Args:
@@ -80,9 +81,9 @@ class BaseTask(LightningModule, ABC):
         ValueError: if both ``backbone`` and ``backbone_ckpt`` are given, or weights do not fit.
     """
 
-    results_metrics = ""
+    score_fn = ""
     """Import path of the function that scores the rows of :attr:`results`; empty for none."""
-    unused: tuple[str, ...] = ("text_cls_place", "pooler", "mlm_head")
+    unused_parameters: tuple[str, ...] = ("text_cls_position_embedding", "pooler", "mlm_head")
     """Parts of the backbone that have no part in the loss: without a gradient, DDP would take them for a mistake."""
 
     def __init__(
@@ -116,15 +117,15 @@ class BaseTask(LightningModule, ABC):
         return task
 
     def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
-        """Fresh metrics of one stage, by the name of the group that :meth:`_step` scores."""
+        """Fresh metrics of one stage, by the name of the group that :meth:`step` scores."""
         return {}
 
-    def context(self, stage: str, rows: Rows) -> dict[str, Any]:
-        """What ``results_metrics`` needs besides the rows of a stage, such as names and baselines; plain values."""
+    def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
+        """What ``score_fn`` needs besides the rows of a stage, such as names and baselines; plain values."""
         return {}
 
     @abstractmethod
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
         """Compute loss, predictions and targets of a batch."""
 
     # -- stages ----------------------------------------------------------------------------------
@@ -141,13 +142,13 @@ class BaseTask(LightningModule, ABC):
             self._check_fit(data)
         for name, parameter in self.backbone.named_parameters():
             if name.startswith(_PARTS):
-                parameter.requires_grad_(not name.startswith(self.unused))
+                parameter.requires_grad_(not name.startswith(self.unused_parameters))
         if stage == "fit":
             self._record_corpus(data)
             self.train()  # a loaded backbone is in evaluation mode, which Lightning keeps
         if self.compile_backbone:
             self.backbone.compile(dynamic=True)  # texts differ in length, films do not
-            self.backbone.trunk.compile(dynamic=False)
+            self.backbone.image_encoder.compile(dynamic=False)
 
     def _check_fit(self, data: _Corpus) -> None:
         if data.tokenizer != self.backbone.tokenizer:
@@ -158,11 +159,11 @@ class BaseTask(LightningModule, ABC):
         size = self.backbone.hparams["image_size"]
         if data.image_size != size:
             raise ValueError(f"the data's image_size is {data.image_size}, the backbone's {size}: give both the same")
-        limit = self.backbone.hparams["max_words"]
+        limit = self.backbone.hparams["max_tokens"]
         longest = max((int(part.lengths.max()) - 1 for part in getattr(data, "datasets", {}).values()), default=0)
         if longest > limit:
             raise ValueError(
-                f"the data has reports of {longest} word pieces, the backbone reads {limit}: cut them by max_words"
+                f"the data has reports of {longest} word pieces, the backbone reads {limit}: cut them by max_tokens"
             )
 
     def _record_corpus(self, data: object) -> None:
@@ -179,7 +180,7 @@ class BaseTask(LightningModule, ABC):
         torch.manual_seed(derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def _run(self, batch: Batch, stage: str) -> Tensor:
-        output = self._step(batch)
+        output = self.step(batch)
         if not torch.isfinite(output.loss):
             raise NonFiniteLossError(
                 f"the {stage} loss is {output.loss.item()} at epoch {self.current_epoch}, step {self.global_step}; "
@@ -192,11 +193,11 @@ class BaseTask(LightningModule, ABC):
                 self.log(f"train/{name}", loss, batch_size=size)
         else:
             mean: MeanMetric = getattr(self, f"{stage}_loss")
-            terms = size if output.num_terms is None else output.num_terms
+            terms = size if output.loss_weight is None else output.loss_weight
             mean.update(output.loss.detach().expand(terms))  # a weight is lost on a metric that disables its NaN check
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=size)
             self._kept.append(output.results)
-        for group, (preds, target) in output.scored.items():
+        for group, (preds, target) in output.metric_inputs.items():
             metrics = getattr(self, f"{stage}_metrics")[group]
             metrics.update(preds.detach(), target)
             self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
@@ -260,9 +261,9 @@ class BaseTask(LightningModule, ABC):
 
     def _score_results(self, stage: str) -> Results:
         rows = sorted(gather(self.finish_results(stage), self.trainer), key=lambda row: str(row["id"]))
-        results = Results(rows, {}, self.results_metrics, self._describe())
+        results = Results(rows, {}, self.score_fn, self._describe())
         if rows and not self.trainer.sanity_checking:
-            results.context = self.context(stage, rows)
+            results.context = self.score_context(stage, rows)
             # All processes have the same rows, so the mean over processes changes nothing.
             self.log_dict({f"{stage}/{name}": value for name, value in results.scores().items()}, sync_dist=True)
         return results
@@ -375,7 +376,7 @@ def to_rows(columns: Mapping[str, Tensor | Sequence[Any]]) -> list[dict[str, Any
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
-def hide_words(
+def mask_batch(
     batch: Batch, tokenizer: ReportTokenizer, predicted: Tensor, probability: float, ends: Tensor | None = None
 ) -> Batch:
     """Add hidden words to a batch that lies on the CPU; each pair's draw follows from its seed (see ``mask_tokens``).
@@ -392,7 +393,7 @@ def hide_words(
     return Batch(**{**batch, **hidden})  # type: ignore[typeddict-item]
 
 
-def pin_hidden_words(batch: Batch) -> Batch:
+def pin_masked_tokens(batch: Batch) -> Batch:
     """Let the hidden words travel to a GPU without waiting, as a loader's pinned tensors do."""
     for name in ("mlm_input_ids", "mlm_positions", "mlm_targets"):
         batch[name] = batch[name].pin_memory()
@@ -409,14 +410,14 @@ def need_negatives(task: LightningModule) -> None:
         raise ValueError("image-report matching needs non-matching pairs: set the data module's negatives to 'labels'")
 
 
-_PARTS = ("text_cls_place", "pooler", "mlm_head", "report_embedding.position", "report_embedding.semantic")
+_PARTS = ("text_cls_position_embedding", "pooler", "mlm_head", "report_embedding.position", "report_embedding.semantic")
 """The parts of a backbone that not every task uses."""
 _OF_OPTIMIZER = ("lr", "weight_decay", "warmup_steps")
 _ARCHITECTURE = (
-    "vision",
+    "image_encoder",
     "image_size",
     "tokenizer",
-    "max_words",
+    "max_tokens",
     "hidden_size",
     "num_layers",
     "num_heads",

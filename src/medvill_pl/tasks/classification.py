@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.evaluation.classification import choose_thresholds, undefined_findings
 from medvill_pl.evaluation.statistics import Rows
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head
 
 Uncertain = Literal["negative", "positive", "ignore"]
@@ -37,12 +37,12 @@ class ClassificationTask(BaseTask):
         seed: seed of dropout.
 
     Example:
-        >>> small = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        >>> small = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
         ...          "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
         >>> task = ClassificationTask(backbone=small, use_report=False)
     """
 
-    results_metrics = "medvill_pl.evaluation.classification.classification_scores"
+    score_fn = "medvill_pl.evaluation.classification.classification_scores"
     threshold: Tensor
 
     def __init__(
@@ -62,9 +62,9 @@ class ClassificationTask(BaseTask):
         backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
         self.save_hyperparameters()
         self.use_report, self.uncertain = use_report, uncertain
-        self.unused = ("text_cls_place", "mlm_head")
+        self.unused_parameters = ("text_cls_position_embedding", "mlm_head")
         if not use_report:
-            self.unused += ("report_embedding.position", "report_embedding.semantic")
+            self.unused_parameters += ("report_embedding.position", "report_embedding.semantic")
         self.head = make_head(self.backbone.hparams["hidden_size"], len(FINDINGS))
         self.register_buffer("threshold", torch.full((len(FINDINGS),), 0.5))
 
@@ -112,7 +112,8 @@ class ClassificationTask(BaseTask):
         known = torch.where(labels == -1, uncertain, labels.nan_to_num(0.0))
         return torch.where(self._is_labelled.to(labels.device), known, float("nan"))
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         logits, target = self(batch).float(), self.targets(batch["labels"])
         counted = ~target.isnan()
         cells = nn.functional.binary_cross_entropy_with_logits(logits, target.nan_to_num(0.0), reduction="none")
@@ -120,9 +121,9 @@ class ClassificationTask(BaseTask):
         if self.training:
             return StepOutput(loss)
         results = {"id": batch["id"], "probability": logits.sigmoid(), "label": target}
-        return StepOutput(loss, results=results, num_terms=int(counted.sum()))
+        return StepOutput(loss, results=results, loss_weight=int(counted.sum()))
 
-    def context(self, stage: str, rows: Rows) -> dict[str, Any]:
+    def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
         """Names, thresholds and training frequencies; on validation the thresholds are chosen anew."""
         undefined = undefined_findings(rows, FINDINGS)
         if undefined:
@@ -140,7 +141,7 @@ class ClassificationTask(BaseTask):
             frequency = target.nanmean(0).nan_to_num(0.0).tolist()
         return {"findings": list(FINDINGS), "threshold": self.threshold.tolist(), "frequency": frequency}
 
-    def show(self, batch: Batch) -> list[dict[str, object]]:
+    def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: the findings that are there, and those thought likeliest."""
         rows = []
         for row, labels in zip(self.predict_step(batch, 0), batch["labels"], strict=True):

@@ -8,22 +8,29 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
-from medvill_pl.decoding import DecodingConfig, Generated, generate, log_likelihood, predict_words, word_attention
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.labeler.base import Labeler, check_labels, load_labeler
 from medvill_pl.masks import MaskStrategy
-from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, hide_words, pin_hidden_words
+from medvill_pl.models.decoding.generate import (
+    DecodingConfig,
+    Generated,
+    generate,
+    log_likelihood,
+    mask_query_hidden,
+    token_attention,
+)
+from medvill_pl.models.medvill import BackboneConfig
+from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, mask_batch, pin_masked_tokens
 
 
 class DecodingOptions(TypedDict, total=False):
     """The values of :class:`DecodingConfig`; what is left out keeps its default."""
 
     method: Literal["greedy", "beam", "sample"]
-    max_words: int | None
-    min_words: int
+    max_new_tokens: int | None
+    min_new_tokens: int
     no_repeat_ngram_size: int
     num_beams: int
     length_penalty: float
@@ -62,8 +69,8 @@ class GenerationTask(BaseTask):
         seed: seed of dropout.
     """
 
-    results_metrics = "medvill_pl.evaluation.generation.generation_scores"
-    unused = ("text_cls_place", "pooler")
+    score_fn = "medvill_pl.evaluation.generation.generation_scores"
+    unused_parameters = ("text_cls_position_embedding", "pooler")
 
     def __init__(
         self,
@@ -110,12 +117,15 @@ class GenerationTask(BaseTask):
         if not self.trainer.training or self.objective != "mlm":
             return batch
         everywhere = torch.ones_like(batch["matched"])
-        batch = hide_words(batch, self.backbone.tokenizer, everywhere, self.mlm_probability, ends=~batch["is_cut"])
-        return pin_hidden_words(batch) if self.device.type == "cuda" else batch
+        batch = mask_batch(
+            batch, self.backbone.tokenizer, everywhere, self.mlm_probability, ends=~batch["is_truncated"]
+        )
+        return pin_masked_tokens(batch) if self.device.type == "cuda" else batch
 
     # -- likelihood --------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         visual_tokens = self.backbone.encode_image(batch["image"])
         if self.training:
             loss = self._mlm_loss if self.objective == "mlm" else self._every_word_loss
@@ -125,7 +135,7 @@ class GenerationTask(BaseTask):
             visual_tokens=visual_tokens,
             input_ids=batch["input_ids"],
             text_mask=batch["text_mask"],
-            has_end=~batch["is_cut"],
+            has_end=~batch["is_truncated"],
         )
         counted = ~likelihood.isnan()
         of_reports = likelihood.nansum(1)
@@ -135,7 +145,7 @@ class GenerationTask(BaseTask):
             predictions = self._texts(self.write(visual_tokens, batch["seed"]))
             results |= {"prediction": predictions, "prediction_labels": self._labels(predictions)}
             results |= {"reference_labels": self._labels(batch["report"])}
-        return StepOutput(-of_reports.sum() / counted.sum(), results=results, num_terms=int(counted.sum()))
+        return StepOutput(-of_reports.sum() / counted.sum(), results=results, loss_weight=int(counted.sum()))
 
     def _mlm_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
         output = self.backbone(
@@ -151,8 +161,8 @@ class GenerationTask(BaseTask):
     def _every_word_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
         mask = batch["text_mask"]
         is_last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1)[:, None] - 1
-        counted = mask & ~(is_last & batch["is_cut"][:, None])
-        hidden = predict_words(self.backbone, visual_tokens, batch["input_ids"])
+        counted = mask & ~(is_last & batch["is_truncated"][:, None])
+        hidden = mask_query_hidden(self.backbone, visual_tokens, batch["input_ids"])
         logits = self.backbone.mlm_logits(hidden[counted]).float()
         return nn.functional.cross_entropy(logits, batch["input_ids"][counted])
 
@@ -175,7 +185,7 @@ class GenerationTask(BaseTask):
         labels: list[list[float]] = check_labels(self._labeler(list(texts)), len(texts)).tolist()
         return labels
 
-    def context(self, stage: str, rows: Rows) -> dict[str, Any]:
+    def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
         """In a test, the constant report with its labels, as a baseline."""
         examples = self.training_examples() if stage == "test" else None
         if examples is None:
@@ -183,7 +193,7 @@ class GenerationTask(BaseTask):
         constant = best_constant_report(examples.reports)
         return {"constant": constant, "constant_labels": self._labels([constant])[0]}
 
-    def show(self, batch: Batch) -> list[dict[str, object]]:
+    def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: the reference and the report that is written."""
         return [
             {"id": row["id"], "reference": row["reference"], "prediction": row["prediction"]}
@@ -215,6 +225,6 @@ class GenerationTask(BaseTask):
             return []
         input_ids = torch.tensor([ids], device=visual_tokens.device)
         mask = torch.ones_like(input_ids, dtype=torch.bool)
-        weights = word_attention(self.backbone, input_ids=input_ids, text_mask=mask, visual_tokens=visual_tokens[None])
+        weights = token_attention(self.backbone, input_ids=input_ids, text_mask=mask, visual_tokens=visual_tokens[None])
         on_image = weights[0, -1].mean(0).tolist()
         return [[round(share, 5) for share in word] for word in on_image]

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
-from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.batch import Batch
 from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
+from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
 from medvill_pl.tasks.base import (
     BaseTask,
     Schedule,
     StepOutput,
-    hide_words,
     make_head,
+    mask_batch,
     need_negatives,
-    pin_hidden_words,
+    pin_masked_tokens,
 )
 
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
@@ -110,7 +110,7 @@ class PretrainingTask(BaseTask):
         seed: seed of dropout, sampling and draws.
 
     Example:
-        >>> small = {"vision": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        >>> small = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
         ...          "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
         >>> task = PretrainingTask(backbone=small, mask_strategy="bar", lr=1e-3)
     """
@@ -139,7 +139,7 @@ class PretrainingTask(BaseTask):
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
         if num_visual_samples is not None and num_visual_samples < 1:
             raise ValueError(f"num_visual_samples must be positive, not {num_visual_samples}")
-        self.unused = () if self._strategy is MaskStrategy.NON_CROSSING else ("text_cls_place",)
+        self.unused_parameters = () if self._strategy is MaskStrategy.NON_CROSSING else ("text_cls_position_embedding",)
         self.irm_head = make_head(self.backbone.hparams["hidden_size"], 1)
         self.num_visual_samples = num_visual_samples
         self.mlm_probability = mlm_probability
@@ -168,13 +168,13 @@ class PretrainingTask(BaseTask):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Hide words, on the CPU, so that the device never waits to learn how many."""
-        batch = self.hide_words(batch)
-        return pin_hidden_words(batch) if self.device.type == "cuda" else batch
+        batch = self.mask_batch(batch)
+        return pin_masked_tokens(batch) if self.device.type == "cuda" else batch
 
-    def hide_words(self, batch: Batch) -> Batch:
+    def mask_batch(self, batch: Batch) -> Batch:
         """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
         predicted = torch.ones_like(batch["matched"]) if self.mlm_on_non_matching else batch["matched"]
-        return hide_words(batch, self.backbone.tokenizer, predicted, self.mlm_probability)
+        return mask_batch(batch, self.backbone.tokenizer, predicted, self.mlm_probability)
 
     def on_train_start(self) -> None:
         """Refuse data without non-matching pairs before the first step.
@@ -200,7 +200,7 @@ class PretrainingTask(BaseTask):
         """Score hidden words and matching under a strategy.
 
         Args:
-            batch: pairs with hidden words (see :meth:`hide_words`), on the device of the task.
+            batch: pairs with hidden words (see :meth:`mask_batch`), on the device of the task.
             strategy: any but ``bi_seq2seq``.
 
         Returns:
@@ -217,7 +217,8 @@ class PretrainingTask(BaseTask):
         irm = nn.functional.binary_cross_entropy_with_logits(irm_logits.float(), batch["matched"].float())
         return mlm, irm
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         if self._strategy is MaskStrategy.BI_SEQ2SEQ and not self.training:
             return self._evaluate_both(batch)
         strategy = self._strategy.draw(self.global_step, self.seed)
@@ -258,7 +259,7 @@ class PretrainingTask(BaseTask):
         probabilities = self.irm_head(output.pooled).squeeze(1).float().sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
 
-    def show(self, batch: Batch) -> list[dict[str, object]]:
+    def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: report, hidden words with the model's guesses, and matching."""
         return [
             {
@@ -324,5 +325,5 @@ def _results(batch: Batch, mlm_logits: Tensor, irm_logits: Tensor) -> dict[str, 
         "matched": batch["matched"],
         "match_probability": irm_logits.detach().float().sigmoid(),
         "mlm_loss": loss.new_zeros(size).index_add(0, rows, loss),
-        "num_hidden": torch.bincount(rows, minlength=size),
+        "num_masked": torch.bincount(rows, minlength=size),
     }

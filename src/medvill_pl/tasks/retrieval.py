@@ -8,11 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch, derive_seed
-from medvill_pl.evaluation.retrieval import DIRECTIONS, Direction, check_pool, draw_trials, label_sets, rank_candidates
+from medvill_pl.evaluation.retrieval import (
+    DIRECTIONS,
+    Direction,
+    check_gallery,
+    draw_candidate_sets,
+    label_sets,
+    rank_candidates,
+)
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.results import gather
+from medvill_pl.models.medvill import BackboneConfig
+from medvill_pl.runs import gather
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head, need_negatives
 
 PAIRS_AT_ONCE = 128
@@ -56,8 +63,8 @@ class RetrievalTask(BaseTask):
         backbone: arguments of :class:`MedViLL`.
         backbone_ckpt: start from this backbone instead.
         num_candidates: candidates of a trial, the query's own counterpart and others.
-        whole_pool: rank the whole test split too, as the released code does.
-        trial_seed: the trials follow from it alone.
+        full_gallery: rank the whole test split too, as the released code does.
+        candidate_seed: the trials follow from it alone.
         query_image: for ``predict``, an image file whose reports are searched for.
         query_text: for ``predict``, a text whose images are searched for.
         lr: learning rate of AdamW.
@@ -72,16 +79,16 @@ class RetrievalTask(BaseTask):
         FileNotFoundError: if there is no such query image.
     """
 
-    results_metrics = "medvill_pl.evaluation.retrieval.retrieval_scores"
-    unused = ("text_cls_place", "mlm_head")
+    score_fn = "medvill_pl.evaluation.retrieval.retrieval_scores"
+    unused_parameters = ("text_cls_position_embedding", "mlm_head")
 
     def __init__(
         self,
         backbone: BackboneConfig | None = None,
         backbone_ckpt: str | None = None,
         num_candidates: int = 100,
-        whole_pool: bool = False,
-        trial_seed: int = 0,
+        full_gallery: bool = False,
+        candidate_seed: int = 0,
         query_image: str | None = None,
         query_text: str | None = None,
         lr: float = 1e-5,
@@ -100,7 +107,7 @@ class RetrievalTask(BaseTask):
             raise ValueError("give either query_image or query_text")
         if query_image and not Path(query_image).is_file():
             raise FileNotFoundError(f"query_image: no such file: {query_image}")
-        self.num_candidates, self.whole_pool, self.trial_seed = num_candidates, whole_pool, trial_seed
+        self.num_candidates, self.full_gallery, self.candidate_seed = num_candidates, full_gallery, candidate_seed
         self.query_image, self.query_text = query_image, query_text
         self.head = make_head(self.backbone.hparams["hidden_size"], 1)
 
@@ -113,7 +120,7 @@ class RetrievalTask(BaseTask):
         super().setup(stage)
         datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
         if stage == "test" and "test" in datasets:
-            check_pool(len(datasets["test"]), self.num_candidates)
+            check_gallery(len(datasets["test"]), self.num_candidates)
 
     def on_train_start(self) -> None:
         """Refuse data without non-matching pairs before the first step."""
@@ -134,7 +141,8 @@ class RetrievalTask(BaseTask):
         logits: Tensor = self.head(output.pooled).squeeze(1)
         return logits
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         tokens = self.backbone.encode_image(batch["image"])
         logits = self(tokens, batch["input_ids"], batch["text_mask"]).float()
         loss = nn.functional.binary_cross_entropy_with_logits(logits, batch["matched"].float())
@@ -159,7 +167,7 @@ class RetrievalTask(BaseTask):
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into ids, cut to the backbone's limit, each with its SEP_L."""
-        tokenizer, limit = self.backbone.tokenizer, self.backbone.hparams["max_words"]
+        tokenizer, limit = self.backbone.tokenizer, self.backbone.hparams["max_tokens"]
         return [[*ids[:limit], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
 
     def finish_results(self, stage: str) -> Rows:
@@ -175,10 +183,10 @@ class RetrievalTask(BaseTask):
         sets, prior = label_sets(labels), self._log_prior(labels)
         trials: list[tuple[Direction, str, NDArray[np.int64]]] = []
         for direction in DIRECTIONS:
-            seed = derive_seed(self.trial_seed, direction)
-            trials.append((direction, "trial", draw_trials(len(entries), self.num_candidates, seed)))
-            if self.whole_pool:
-                trials.append((direction, "whole", draw_trials(len(entries), len(entries), seed)))
+            seed = derive_seed(self.candidate_seed, direction)
+            trials.append((direction, "trial", draw_candidate_sets(len(entries), self.num_candidates, seed)))
+            if self.full_gallery:
+                trials.append((direction, "whole", draw_candidate_sets(len(entries), len(entries), seed)))
         scores = self._score_trials(entries, trials)
         rows: list[dict[str, Any]] = []
         for direction, name, candidates in trials:
@@ -204,7 +212,9 @@ class RetrievalTask(BaseTask):
             queries = np.arange(size)[:, None]
             where = (queries, candidates) if direction == "image_to_report" else (candidates, queries)
             is_needed[where] = True
-        pool = self.make_pool(torch.stack([entry.visual_tokens for entry in entries]), [entry.ids for entry in entries])
+        pool = self.make_gallery(
+            torch.stack([entry.visual_tokens for entry in entries]), [entry.ids for entry in entries]
+        )
         mine = np.argwhere(is_needed)[self.global_rank :: self.trainer.world_size]
         with self.trainer.precision_plugin.forward_context():  # an epoch's end is outside of it
             of_mine = self.score_pairs(pool, mine)
@@ -213,7 +223,7 @@ class RetrievalTask(BaseTask):
             scores[pairs[:, 0], pairs[:, 1]] = values
         return scores
 
-    def make_pool(self, visual_tokens: Tensor, texts: list[list[int]]) -> Pool:
+    def make_gallery(self, visual_tokens: Tensor, texts: list[list[int]]) -> Pool:
         """Lay images and reports ready on the task's device.
 
         Args:
@@ -275,13 +285,13 @@ class RetrievalTask(BaseTask):
         if self.query_image:
             from medvill_pl.data.images import read_square
 
-            is_cut = getattr(getattr(self.trainer, "datamodule", None), "cut_margins", True)  # as those searched
-            pixels = read_square(Path(self.query_image), self.backbone.hparams["image_size"], is_cut)
+            is_truncated = getattr(getattr(self.trainer, "datamodule", None), "cut_margins", True)  # as those searched
+            pixels = read_square(Path(self.query_image), self.backbone.hparams["image_size"], is_truncated)
             self.query_pixels = torch.from_numpy(pixels.copy()).to(self.device)
             self._query_tokens = self.backbone.encode_image(self.query_pixels[None, None])
 
     @torch.no_grad()
-    def show(self, batch: Batch) -> list[dict[str, object]]:
+    def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: each image's report, whether it is its own, and what the task says."""
         tokens = self.backbone.encode_image(batch["image"])
         probability = self(tokens, batch["input_ids"], batch["text_mask"]).float().sigmoid().tolist()

@@ -7,10 +7,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
 from medvill_pl.evaluation.statistics import Rows
-from medvill_pl.evaluation.vqa import commonest_answers
+from medvill_pl.evaluation.vqa import most_frequent_answers
+from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head
 
 
@@ -38,8 +38,8 @@ class VQATask(BaseTask):
         seed: seed of dropout.
     """
 
-    results_metrics = "medvill_pl.evaluation.vqa.vqa_scores"
-    unused = ("text_cls_place", "mlm_head")
+    score_fn = "medvill_pl.evaluation.vqa.vqa_scores"
+    unused_parameters = ("text_cls_position_embedding", "mlm_head")
 
     def __init__(
         self,
@@ -105,7 +105,8 @@ class VQATask(BaseTask):
         logits: Tensor = self.head(output.pooled)
         return logits
 
-    def _step(self, batch: Batch) -> StepOutput:
+    def step(self, batch: Batch) -> StepOutput:
+        """Compute loss, predictions and targets of a batch."""
         logits = self(batch["image"], batch).float()
         known = [self._class_of.get(answer, -1) for answer in batch["answer"]]
         target = torch.zeros_like(logits)
@@ -126,13 +127,13 @@ class VQATask(BaseTask):
     def _best(self, logits: Tensor) -> list[str]:
         return [self.answers[index] for index in logits.argmax(1).tolist()]
 
-    def context(self, stage: str, rows: Rows) -> dict[str, Any]:
-        """The commonest training answers, as a baseline."""
+    def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
+        """The most_frequent training answers, as a baseline."""
         examples = cast(_Questions | None, self.training_examples())
-        commonest = commonest_answers(examples.answers, examples.answer_types) if examples is not None else None
-        return {"commonest": commonest}
+        most_frequent = most_frequent_answers(examples.answers, examples.answer_types) if examples is not None else None
+        return {"most_frequent": most_frequent}
 
-    def show(self, batch: Batch) -> list[dict[str, object]]:
+    def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: question, answer, and the likeliest answer with its probability."""
         return [
             {

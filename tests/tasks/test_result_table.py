@@ -11,9 +11,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from medvill_pl import Batch, ClassificationTask, ResultTable, RetrievalTask, SyntheticDataModule
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.evaluation.results import Results
-from medvill_pl.results import cut_batch, free_name, gather, inference_time
+from medvill_pl.files import free_name
+from medvill_pl.models.medvill import BackboneConfig
+from medvill_pl.runs import gather
+from medvill_pl.tasks.result_table import inference_time, slice_batch
 
 MakeTrainer = Callable[..., Trainer]
 SIZES = {"num_train": 8, "num_val": 4, "num_test": 7, "image_size": 64, "num_workers": 0}
@@ -127,7 +129,7 @@ def test_inference_is_timed_at_batch_1_and_at_the_recipes(monkeypatch: pytest.Mo
         return now[0]
 
     clock.seen = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr("medvill_pl.results.time.perf_counter", clock)
+    monkeypatch.setattr("medvill_pl.tasks.result_table.time.perf_counter", clock)
     times = inference_time(task, torch.device("cpu"))  # type: ignore[arg-type]
     assert times == pytest.approx({"1": 250.0, "7": 125.0})
     assert task.sizes == [1] * 9 + [7] * 4  # a warm-up each, then 2 seconds, three times at least
@@ -140,7 +142,7 @@ def test_a_batch_of_one_is_timed_once() -> None:
 
 def test_first_examples_of_a_batch() -> None:
     batch = first_batch(7)
-    part = cut_batch(batch, 2)
+    part = slice_batch(batch, 2)
     assert part.keys() == batch.keys()
     assert part["id"] == batch["id"][:2]
     assert torch.equal(part["image"], batch["image"][:2])

@@ -14,9 +14,9 @@ from lightning.pytorch import Trainer
 
 from medvill_pl import SyntheticDataModule
 from medvill_pl.cli import main
-from medvill_pl.jobs import Launch
+from medvill_pl.cli.jobs import Launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 MakeTrainer = Callable[..., Trainer]
 
@@ -165,7 +165,7 @@ def test_search_writes_its_table_and_its_page_side_by_side(
     assert table.read_text().splitlines()[0] == "rank,id,match_probability,report"
     assert "Small left effusion." in table.with_name("search.html").read_text()
     elsewhere = tmp_path / "found" / "ranked.csv"
-    writer = ["--trainer.callbacks=medvill_pl.callbacks.PredictionTable"]
+    writer = ["--trainer.callbacks=medvill_pl.PredictionTable"]
     assert main([*search_job, *writer, f"--trainer.callbacks.init_args.path={elsewhere}"]) == 0
     assert sorted(path.name for path in elsewhere.parent.iterdir()) == ["ranked.csv", "ranked.jsonl", "search.html"]
     assert not list(tmp_path.glob("runs/*/version_1/search.html"))

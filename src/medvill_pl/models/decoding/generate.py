@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
 
-from medvill_pl.backbone import MedViLL
 from medvill_pl.masks import IMAGE, TEXT, MaskStrategy, may_attend
+from medvill_pl.models.medvill import MedViLL
 
 DecodingMethod = Literal["greedy", "beam", "sample"]
 
@@ -36,10 +36,10 @@ class DecodingConfig:
 
     Args:
         method: ``greedy`` keeps the most probable word, ``beam`` searches, ``sample`` draws.
-        max_words: a report stops after so many word pieces, unfinished; None is the backbone's limit.
-        min_words: SEP_L is not written before so many word pieces.
+        max_new_tokens: a report stops after so many word pieces, unfinished; None is the backbone's limit.
+        min_new_tokens: SEP_L is not written before so many word pieces.
         no_repeat_ngram_size: no run of so many word pieces comes twice in a report; 0 allows it. Where this leaves
-            no word, SEP_L follows, even before ``min_words``.
+            no word, SEP_L follows, even before ``min_new_tokens``.
         num_beams: hypotheses an image that ``beam`` keeps.
         length_penalty: ``beam`` returns the hypothesis with the largest log-probability divided by
             length ** length_penalty, where the length counts words and SEP_L: 0 compares probabilities, 1 means
@@ -54,8 +54,8 @@ class DecodingConfig:
     """
 
     method: DecodingMethod = "greedy"
-    max_words: int | None = None
-    min_words: int = 0
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
     no_repeat_ngram_size: int = 0
     num_beams: int = 4
     length_penalty: float = 1.0
@@ -73,8 +73,8 @@ class DecodingConfig:
                     f"{field.name}={value} has no effect with method {self.method!r}: set method to {user!r}"
                 )
         for name, least in (
-            ("max_words", 1),
-            ("min_words", 0),
+            ("max_new_tokens", 1),
+            ("min_new_tokens", 0),
             ("no_repeat_ngram_size", 0),
             ("num_beams", 1),
             ("top_k", 1),
@@ -137,26 +137,26 @@ def generate(
 
     Example:
         >>> backbone = MedViLL(
-        ...     vision="resnet_tiny", image_size=64, tokenizer="synthetic",
+        ...     image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic",
         ...     hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
         ... )
-        >>> config = DecodingConfig(method="beam", num_beams=3, min_words=5, max_words=5)
+        >>> config = DecodingConfig(method="beam", num_beams=3, min_new_tokens=5, max_new_tokens=5)
         >>> report, = generate(backbone, config, images=torch.zeros(1, 1, 64, 64))
         >>> len(report.ids), report.is_finished
         (5, False)
     """
     config = config or DecodingConfig()
-    max_words = _check_limits(config, backbone)
+    max_new_tokens = _check_limits(config, backbone)
     width = config.num_beams if config.method == "beam" else 1
     with _evaluating(backbone):
         visual_tokens = _visual_tokens(backbone, images, visual_tokens)
-        draws = _draws(config, seeds, len(visual_tokens), max_words, visual_tokens.device)
-        cache = _encode_prefix(backbone, visual_tokens, num_text=max_words * width)
-        search = _Search.start(len(visual_tokens), width, max_words, visual_tokens.device)
+        draws = _draws(config, seeds, len(visual_tokens), max_new_tokens, visual_tokens.device)
+        cache = _encode_prefix(backbone, visual_tokens, num_text=max_new_tokens * width)
+        search = _Search.start(len(visual_tokens), width, max_new_tokens, visual_tokens.device)
         forbidden = _forbidden(backbone, visual_tokens.device)
         num_tokens = backbone.tokenizer.vocab_size
         reports: dict[int, Generated] = {}
-        for position in range(max_words):
+        for position in range(max_new_tokens):
             hidden = _step(backbone, cache, search, position)
             log_p = backbone.mlm_logits(hidden.flatten(0, 1)).float().log_softmax(dim=1).view(-1, width, num_tokens)
             scores = _allow(log_p, forbidden, search.words[:, :, :position], config, backbone.tokenizer.sep_id)
@@ -228,7 +228,7 @@ def log_likelihood(
     return result
 
 
-def predict_words(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tensor) -> Tensor:
+def mask_query_hidden(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tensor) -> Tensor:
     """Contextual embeddings of the MASKs of :func:`log_likelihood`, with gradients and dropout, to train by.
 
     Args:
@@ -255,7 +255,7 @@ def predict_words(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tensor) -
 
 
 @torch.no_grad()
-def word_attention(
+def token_attention(
     backbone: MedViLL,
     *,
     input_ids: Tensor,
@@ -326,13 +326,13 @@ def _visual_tokens(backbone: MedViLL, images: Tensor | None, visual_tokens: Tens
 
 def _check_limits(config: DecodingConfig, backbone: MedViLL) -> int:
     """Find the longest report to write, in word pieces."""
-    limit: int = backbone.hparams["max_words"]
-    max_words = limit if config.max_words is None else config.max_words
-    if max_words > limit:
-        raise ValueError(f"max_words {max_words} is more than the {limit} of this backbone")
-    if config.min_words > max_words:
-        raise ValueError(f"min_words {config.min_words} is more than max_words {max_words}")
-    return max_words
+    limit: int = backbone.hparams["max_tokens"]
+    max_new_tokens = limit if config.max_new_tokens is None else config.max_new_tokens
+    if max_new_tokens > limit:
+        raise ValueError(f"max_new_tokens {max_new_tokens} is more than the {limit} of this backbone")
+    if config.min_new_tokens > max_new_tokens:
+        raise ValueError(f"min_new_tokens {config.min_new_tokens} is more than max_new_tokens {max_new_tokens}")
+    return max_new_tokens
 
 
 def _check_text(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tensor, text_mask: Tensor) -> None:
@@ -341,15 +341,18 @@ def _check_text(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tensor, tex
         raise ValueError(f"text_mask must be bool and of the shape of input_ids, not {shapes}")
     if input_ids.ndim != 2 or len(input_ids) != len(visual_tokens):
         raise ValueError(f"input_ids must be of shape ({len(visual_tokens)}, T), not {tuple(input_ids.shape)}")
-    longest = backbone.hparams["max_words"] + 1
+    longest = backbone.hparams["max_tokens"] + 1
     if not 1 <= input_ids.shape[1] <= longest:
         raise ValueError(f"a text must have 1 to {longest} tokens (with SEP), not {input_ids.shape[1]}")
 
 
 def _draws(
-    config: DecodingConfig, seeds: Tensor | None, batch_size: int, max_words: int, device: torch.device
+    config: DecodingConfig, seeds: Tensor | None, batch_size: int, max_new_tokens: int, device: torch.device
 ) -> Tensor | None:
-    """Draw the numbers in ``[0, 1)`` that choose the words, shape ``(B, max_words)``; None unless words are sampled."""
+    """Draw the numbers in ``[0, 1)`` that choose the words, shape ``(B, max_new_tokens)``.
+
+    None unless tokens are sampled.
+    """
     if config.method != "sample":
         if seeds is not None:
             raise ValueError(f"seeds have no effect with method {config.method!r}: set method to 'sample'")
@@ -357,7 +360,7 @@ def _draws(
     if seeds is None or seeds.shape != (batch_size,) or bool((seeds < 0).any()):
         raise ValueError(f"method 'sample' needs seeds of shape ({batch_size},), each 0 or more")
     # float32 numbers stay below 1 when they are multiplied in float64
-    draws = [np.random.default_rng(seed).random(max_words, dtype=np.float32) for seed in seeds.tolist()]
+    draws = [np.random.default_rng(seed).random(max_new_tokens, dtype=np.float32) for seed in seeds.tolist()]
     return torch.from_numpy(np.stack(draws)).to(device, torch.float64)
 
 
@@ -494,12 +497,12 @@ class _Search:
 
     Attributes:
         examples: place of each example in the batch, shape ``(R,)``.
-        words: word pieces, then zeros, shape ``(R, W, max_words)``.
+        words: word pieces, then zeros, shape ``(R, W, max_new_tokens)``.
         log_probability: of words and SEP_L in all; minus infinity where there is no hypothesis, shape ``(R, W)``.
         length: words and SEP_L, shape ``(R, W)``.
         is_finished: whether SEP_L was written, shape ``(R, W)``.
-        writer: which of the W wrote the cached word at each position, shape ``(R, W, max_words)``. A hypothesis reads
-            its ancestors' words where they lie, so the cache is never reordered.
+        writer: which of the W wrote the cached word at each position, shape ``(R, W, max_new_tokens)``. A hypothesis
+            reads its ancestors' words where they lie, so the cache is never reordered.
     """
 
     examples: Tensor
@@ -510,17 +513,17 @@ class _Search:
     writer: Tensor
 
     @classmethod
-    def start(cls, batch_size: int, width: int, max_words: int, device: torch.device) -> "_Search":
+    def start(cls, batch_size: int, width: int, max_new_tokens: int, device: torch.device) -> "_Search":
         shape = (batch_size, width)
         log_probability = torch.full(shape, -torch.inf, device=device)
         log_probability[:, 0] = 0.0  # all hypotheses begin alike, so one is enough
         return cls(
             examples=torch.arange(batch_size, device=device),
-            words=torch.zeros(*shape, max_words, dtype=torch.long, device=device),
+            words=torch.zeros(*shape, max_new_tokens, dtype=torch.long, device=device),
             log_probability=log_probability,
             length=torch.zeros(shape, dtype=torch.long, device=device),
             is_finished=torch.zeros(shape, dtype=torch.bool, device=device),
-            writer=torch.arange(width, device=device)[:, None].repeat(batch_size, 1, max_words),
+            writer=torch.arange(width, device=device)[:, None].repeat(batch_size, 1, max_new_tokens),
         )
 
     def select(self, rows: Tensor) -> "_Search":
@@ -614,7 +617,7 @@ def _allow(log_p: Tensor, forbidden: Tensor, words: Tensor, config: DecodingConf
     """Set what must not come after ``words``, shape ``(R, W, t)``, to minus infinity in a copy of ``log_p``."""
     scores = log_p.masked_fill(forbidden, -torch.inf)
     size = config.no_repeat_ngram_size
-    if words.shape[2] < config.min_words:
+    if words.shape[2] < config.min_new_tokens:
         scores[..., sep_id] = -torch.inf
     if 0 < size <= words.shape[2]:
         ngrams = words.unfold(2, size, 1)

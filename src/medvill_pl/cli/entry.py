@@ -18,7 +18,7 @@ class _Parser(ArgumentParser):
 
 
 def _job(verb: str, options: list[str]) -> None:
-    from medvill_pl.jobs import run
+    from medvill_pl.cli.jobs import run
 
     run(verb, options)
 
@@ -34,7 +34,7 @@ def _tokenizer(verb: str, options: list[str]) -> None:
     chosen = parser.parse_args(options)
 
     from medvill_pl.data.pairs import read_reports
-    from medvill_pl.language import ReportTokenizer
+    from medvill_pl.tokenizer import ReportTokenizer
 
     if chosen.output.exists():
         raise FileExistsError(f"{chosen.output} is there already: move it away or choose another folder")

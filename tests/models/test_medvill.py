@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from medvill_pl import MedViLL
-from medvill_pl.backbone import BackboneConfig, BackboneOutput
 from medvill_pl.masks import MaskStrategy
+from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
 
 STRATEGIES = ("bidirectional", "seq2seq", "bar", "non_crossing")
 NUM_VISUAL = 16
@@ -31,7 +31,7 @@ def redraw(backbone: MedViLL, std: float = 0.3) -> MedViLL:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
-            if not name.startswith("trunk."):
+            if not name.startswith("image_encoder."):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
     return backbone
 
@@ -234,9 +234,16 @@ def test_outputs_and_attention_are_those_of_plain_attention(
         text = words[inputs["input_ids"][row]] + weights["report_embedding.position"][:7] + semantic
         is_real = [True] * (NUM_VISUAL + 2) + inputs["text_mask"][row].tolist()
         if has_text_cls:
-            text = torch.cat([(cls + weights["text_cls_place"] + semantic)[None], text])
+            text = torch.cat([(cls + weights["text_cls_position_embedding"] + semantic)[None], text])
             is_real.insert(NUM_VISUAL + 2, True)
-        joint = torch.cat([(cls + weights["cls_place"])[None], visual[row], (sep + weights["sep_place"])[None], text])
+        joint = torch.cat(
+            [
+                (cls + weights["cls_position_embedding"])[None],
+                visual[row],
+                (sep + weights["sep_position_embedding"])[None],
+                text,
+            ]
+        )
         mask = rule(strategy, [False] * (NUM_VISUAL + 2) + [True] * len(text), is_real)
         hidden, probabilities = plain_bert(joint, mask, weights, layers=2, heads=4, eps=eps)
 
@@ -305,7 +312,7 @@ def test_only_non_crossing_has_a_cls_of_the_text(make_backbone: Callable[..., Me
     backbone = make_backbone()
     inputs = make_inputs(backbone)
     before = {strategy: backbone(**inputs, mask_strategy=strategy) for strategy in STRATEGIES}
-    backbone.text_cls_place += torch.rand(32)
+    backbone.text_cls_position_embedding += torch.rand(32)
     for strategy in STRATEGIES:
         old, new = parts(before[strategy]), parts(backbone(**inputs, mask_strategy=strategy))
         changed = {name for name in EVERYTHING if not torch.equal(old[name], new[name])}
@@ -365,10 +372,10 @@ def test_flops_are_those_that_torch_counts(backbone: MedViLL, num_sampled: int |
 def test_defaults_are_the_papers() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(MedViLL).parameters.items()}
     paper = {
-        "vision": "resnet50",
+        "image_encoder": "resnet50",
         "image_size": 512,
         "tokenizer": "bert-base-uncased",
-        "max_words": 253,
+        "max_tokens": 253,
         "hidden_size": 768,
         "num_layers": 12,
         "num_heads": 12,
@@ -376,7 +383,7 @@ def test_defaults_are_the_papers() -> None:
         "dropout": 0.1,
         "layer_norm_eps": 1e-12,
         "mlm_layer_norm_eps": 1e-5,
-        "freeze_vision_stages": 0,
+        "freeze_image_encoder_stages": 0,
     }
     assert {name: defaults[name] for name in paper} == paper
 
@@ -418,10 +425,10 @@ def test_wrong_inputs_are_refused(backbone: MedViLL, spoil: Callable[[Inputs], N
     [
         ({"image_size": 72}, "image_size must be a multiple of 16 for resnet_tiny, not 72"),
         ({"image_size": 0}, "image_size must be a multiple of 16 for resnet_tiny, not 0"),
-        ({"vision": "resnet18", "image_size": 48}, "image_size must be a multiple of 32 for resnet18, not 48"),
+        ({"image_encoder": "resnet18", "image_size": 48}, "image_size must be a multiple of 32 for resnet18, not 48"),
         ({"num_heads": 3}, "hidden_size 32 is not a multiple of num_heads 3"),
-        ({"freeze_vision_stages": 5}, "freeze_vision_stages must be 0 to 4"),
-        ({"vision": "vgg16"}, "unknown trunk 'vgg16'"),
+        ({"freeze_image_encoder_stages": 5}, "freeze_image_encoder_stages must be 0 to 4"),
+        ({"image_encoder": "vgg16"}, "unknown trunk 'vgg16'"),
     ],
 )
 def test_wrong_arguments_are_refused(tiny: BackboneConfig, arguments: dict[str, Any], message: str) -> None:
@@ -465,17 +472,17 @@ def test_every_weight_learns_under_the_strategy_that_uses_it(make_backbone: Call
     backbone = make_backbone()
     _, gradients = train_step(backbone)
     unused = {name for name, _ in backbone.named_parameters()} - gradients.keys()
-    assert unused == {"text_cls_place"}
+    assert unused == {"text_cls_position_embedding"}
 
 
 @torch.no_grad()
 def test_channels_last_gives_close_outputs(make_backbone: Callable[..., MedViLL]) -> None:
-    plain, fast = (make_backbone(vision="resnet_small", channels_last=is_fast) for is_fast in (False, True))
+    plain, fast = (make_backbone(image_encoder="resnet_small", channels_last=is_fast) for is_fast in (False, True))
     inputs = make_inputs(plain)
     for expected, found in zip(plain(**inputs), fast(**inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     seen = []
-    convolution = next(module for module in fast.trunk.modules() if isinstance(module, nn.Conv2d))
+    convolution = next(module for module in fast.image_encoder.modules() if isinstance(module, nn.Conv2d))
     convolution.register_forward_hook(lambda module, given, result: seen.extend([module.weight, result]))
     fast(**inputs)
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen)
@@ -484,19 +491,19 @@ def test_channels_last_gives_close_outputs(make_backbone: Callable[..., MedViLL]
 
 def test_channels_last_is_refused_where_pytorch_fails(make_backbone: Callable[..., MedViLL]) -> None:
     with pytest.raises(ValueError, match="resnet_tiny has too few channels"):
-        make_backbone(vision="resnet_tiny", channels_last=True)
+        make_backbone(image_encoder="resnet_tiny", channels_last=True)
 
 
 @pytest.mark.parametrize("frozen", [0, 2, 4])
 def test_frozen_stages_neither_learn_nor_track_statistics(make_backbone: Callable[..., MedViLL], frozen: int) -> None:
-    backbone = make_backbone(freeze_vision_stages=frozen)
-    before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
+    backbone = make_backbone(freeze_image_encoder_stages=frozen)
+    before = {name: value.clone() for name, value in backbone.image_encoder.state_dict().items()}
     _, gradients = train_step(backbone)
-    for name, parameter in backbone.trunk.named_parameters():
+    for name, parameter in backbone.image_encoder.named_parameters():
         is_frozen = int(name.split(".")[1]) < frozen
         assert parameter.requires_grad != is_frozen, name
-        assert (f"trunk.{name}" in gradients) != is_frozen, name
-    for name, value in backbone.trunk.state_dict().items():
+        assert (f"image_encoder.{name}" in gradients) != is_frozen, name
+    for name, value in backbone.image_encoder.state_dict().items():
         if "running" in name or "num_batches" in name:
             assert torch.equal(value, before[name]) == (int(name.split(".")[1]) < frozen), name
 
@@ -518,11 +525,13 @@ def test_checkpoint_of_lightning_holds_plain_values_only(backbone: MedViLL, tmp_
 
 
 def test_config_builds_an_equal_backbone_without_a_file(tiny: BackboneConfig, tmp_path: Path) -> None:
-    vocab, weights = tmp_path / "vocab.txt", tmp_path / "trunk.pth"
+    vocab, weights = tmp_path / "vocab.txt", tmp_path / "image_encoder.pth"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "lung", "##s"]), encoding="utf-8")
-    torch.save(MedViLL(**tiny).trunk.stages[0].state_dict(), weights)
+    torch.save(MedViLL(**tiny).image_encoder.stages[0].state_dict(), weights)
     backbone = MedViLL(**(tiny | {"tokenizer": str(vocab)})).eval()
-    backbone.hparams["vision_weights"] = backbone.hparams["text_weights"] = str(weights)  # as if it came from there
+    backbone.hparams["image_encoder_weights"] = backbone.hparams["text_weights"] = str(
+        weights
+    )  # as if it came from there
     torch.save({"config": backbone.config(), "weights": backbone.state_dict()}, tmp_path / "saved.pt")
     vocab.unlink()
     weights.unlink()
@@ -544,7 +553,7 @@ MIMIC = {"name": "MIMIC-CXR 2.1.0", "pairs": 89395, "credentialed": True}
 @pytest.fixture
 def trained(make_backbone: Callable[..., MedViLL]) -> MedViLL:
     """A backbone that was trained on an open and on a credentialed corpus."""
-    backbone = make_backbone(max_words=30)
+    backbone = make_backbone(max_tokens=30)
     backbone.trained_on = [OPEN_I, MIMIC]  # type: ignore[list-item]
     return backbone
 
@@ -567,10 +576,10 @@ def test_saved_backbone_comes_back_as_it_was(trained: MedViLL, tmp_path: Path) -
 
 def test_arguments_given_win_over_the_saved_ones(trained: MedViLL, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
-    loaded = MedViLL.from_pretrained(tmp_path, dropout=0.5, freeze_vision_stages=1)
+    loaded = MedViLL.from_pretrained(tmp_path, dropout=0.5, freeze_image_encoder_stages=1)
     assert loaded.embedding_dropout.p == 0.5
-    assert not loaded.trunk.stages[0][0].weight.requires_grad
-    assert loaded.hparams["max_words"] == 30
+    assert not loaded.image_encoder.stages[0][0].weight.requires_grad
+    assert loaded.hparams["max_tokens"] == 30
 
 
 def test_saved_folder_names_no_path_of_this_machine(tiny: BackboneConfig, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""Where a run writes, and what every ``test`` run leaves there: its results, example by example."""
+"""What every ``test`` run leaves on disk: its results, example by example, and the inference time."""
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,37 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from medvill_pl.batch import Batch
 from medvill_pl.evaluation.results import Results
-
-T = TypeVar("T")
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of this run, the same in all processes: where checkpoints, configuration and tables go."""
-    folder = Path(trainer.default_root_dir)
-    if trainer.logger is not None:
-        version = trainer.logger.version
-        name = version if isinstance(version, str) else f"version_{version}"
-        folder = Path(trainer.logger.save_dir or folder) / str(trainer.logger.name) / name
-    shared: Path = trainer.strategy.broadcast(folder)
-    return shared
-
-
-def gather(items: Sequence[T], trainer: Trainer) -> list[T]:
-    """What all processes have, together, in every process."""
-    if trainer.world_size == 1:
-        return list(items)
-    parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(parts, list(items))
-    return [item for part in parts for item in part]
-
-
-def free_name(path: Path) -> Path:
-    """``path``, or where it is taken the first of ``name-1.ext``, ``name-2.ext``, ..."""
-    number, free = 0, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
+from medvill_pl.files import free_name
+from medvill_pl.runs import run_folder
 
 
 class _Tested(Protocol):
@@ -112,7 +82,7 @@ def inference_time(task: _Tested, device: torch.device, seconds: float = 2.0) ->
     batch = task.first_test_batch
     times = {}
     for size in sorted({1, len(batch["id"])}):
-        part = cut_batch(batch, size)
+        part = slice_batch(batch, size)
         runs = _repeat(lambda part=part: task.predict_step(part, 0), device, seconds)  # type: ignore[misc]
         times[str(size)] = 1000 * runs / size
     return times
@@ -136,6 +106,6 @@ def _repeat(run: Callable[[], object], device: torch.device, seconds: float) -> 
     return sorted(times)[len(times) // 2]
 
 
-def cut_batch(batch: Batch, size: int) -> Batch:
+def slice_batch(batch: Batch, size: int) -> Batch:
     """The first examples of a batch."""
     return Batch(**{name: value[:size] for name, value in batch.items()})  # type: ignore[typeddict-item, index, no-any-return]

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast
 
-from medvill_pl.language import (
-    SPECIAL_TOKENS,
-    LanguageModellingHead,
-    MaskedTokens,
-    ReportEmbedding,
-    ReportTokenizer,
-    mask_tokens,
-)
+from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding
+from medvill_pl.tokenizer import SPECIAL_TOKENS, MaskedTokens, ReportTokenizer, mask_tokens
 
 REPORTS = [
     "No pneumothorax.",

@@ -20,11 +20,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from medvill_pl.callbacks import PredictionTable
-from medvill_pl.checkpoints import AtomicCheckpointIO
-from medvill_pl.files import write_atomically
-from medvill_pl.results import free_name, run_folder
-from medvill_pl.search import SearchPage
+from medvill_pl.callbacks.prediction_table import PredictionTable
+from medvill_pl.callbacks.search_page import SearchPage
+from medvill_pl.checkpoint_io import AtomicCheckpointIO
+from medvill_pl.files import free_name, write_atomically
+from medvill_pl.runs import run_folder
 
 _PRECISION_ALIASES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 

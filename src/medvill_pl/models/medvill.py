@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder, BertPooler
 
-from medvill_pl.language import MAX_WORDS, LanguageModellingHead, ReportEmbedding, ReportTokenizer
 from medvill_pl.masks import MaskStrategy, attention_mask
-from medvill_pl.vision import TrunkName, VisionTrunk, VisualEmbedding, make_trunk, sample_places
+from medvill_pl.models.image_encoder import ImageEncoder, ImageEncoderName, VisualEmbedding, make_cnn, sample_positions
+from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding
+from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
 from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict, torchvision_state_dict
 
 _CARD = """---
@@ -50,12 +51,12 @@ backbone = MedViLL.from_pretrained("path or name of this folder")
 class BackboneConfig(TypedDict, total=False):
     """The arguments of :class:`MedViLL`, for tasks that build a backbone; what is left out keeps its default."""
 
-    vision: TrunkName
+    image_encoder: ImageEncoderName
     image_size: int
-    vision_weights: str | None
-    freeze_vision_stages: int
+    image_encoder_weights: str | None
+    freeze_image_encoder_stages: int
     tokenizer: str
-    max_words: int
+    max_tokens: int
     text_weights: str | None
     hidden_size: int
     num_layers: int
@@ -115,14 +116,14 @@ class MedViLL(
     words. Sizes default to the paper's (Sec. IV-B).
 
     Args:
-        vision: CNN trunk.
+        image_encoder: CNN trunk.
         image_size: side of the square images, in pixels.
-        vision_weights: initial weights of the trunk: a torchvision name (``IMAGENET1K_V2``), a
+        image_encoder_weights: initial weights of the trunk: a torchvision name (``IMAGENET1K_V2``), a
             local file, a hub name (``owner/name``), or None (also ``"none"``) for random ones. The paper
             starts from ImageNet.
-        freeze_vision_stages: how many stages of the trunk, the stem first, are not trained.
+        freeze_image_encoder_stages: how many stages of the trunk, the stem first, are not trained.
         tokenizer: what :meth:`ReportTokenizer.load` takes.
-        max_words: longest report in word pieces, without SEP_L.
+        max_tokens: longest report in word pieces, without SEP_L.
         text_weights: initial weights of embeddings, encoder, pooler and MLM head: a local folder or
             a hub name that ``transformers`` can load as BERT, or None (also ``"none"``) for random ones.
         hidden_size: width d of the transformer.
@@ -147,7 +148,7 @@ class MedViLL(
 
     Example:
         >>> backbone = MedViLL(
-        ...     vision="resnet_tiny", image_size=64, tokenizer="synthetic",
+        ...     image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic",
         ...     hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
         ... ).eval()
         >>> ids = torch.tensor([backbone.tokenizer.encode(["No pneumothorax."])[0] + [backbone.tokenizer.sep_id]])
@@ -163,12 +164,12 @@ class MedViLL(
 
     def __init__(
         self,
-        vision: TrunkName = "resnet50",
+        image_encoder: ImageEncoderName = "resnet50",
         image_size: int = 512,
-        vision_weights: str | None = None,
-        freeze_vision_stages: int = 0,
+        image_encoder_weights: str | None = None,
+        freeze_image_encoder_stages: int = 0,
         tokenizer: str = "bert-base-uncased",
-        max_words: int = MAX_WORDS,
+        max_tokens: int = MAX_TOKENS,
         text_weights: str | None = None,
         hidden_size: int = 768,
         num_layers: int = 12,
@@ -182,25 +183,27 @@ class MedViLL(
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        vision_weights, text_weights = _name_or_none(vision_weights), _name_or_none(text_weights)
+        image_encoder_weights, text_weights = _name_or_none(image_encoder_weights), _name_or_none(text_weights)
         self.tokenizer = ReportTokenizer.load(tokenizer)
         arguments |= {
-            "vision_weights": vision_weights,
+            "image_encoder_weights": image_encoder_weights,
             "text_weights": text_weights,
             "tokenizer": "embedded" if tokenizer.startswith("{") else tokenizer,
         }
         self.save_hyperparameters(arguments)  # by name: Lightning alone would add those of a task that calls this
         self.trained_on: list[TrainingCorpus] = []
 
-        cnn = make_trunk(vision)
-        if vision_weights is not None:
-            _load_vision_weights(cnn, vision, vision_weights)
-        self.trunk = VisionTrunk(cnn, freeze_vision_stages)
-        if image_size < self.trunk.stride or image_size % self.trunk.stride:
-            raise ValueError(f"image_size must be a multiple of {self.trunk.stride} for {vision}, not {image_size}")
+        cnn = make_cnn(image_encoder)
+        if image_encoder_weights is not None:
+            _load_image_encoder_weights(cnn, image_encoder, image_encoder_weights)
+        self.image_encoder = ImageEncoder(cnn, freeze_image_encoder_stages)
+        if image_size < self.image_encoder.stride or image_size % self.image_encoder.stride:
+            raise ValueError(
+                f"image_size must be a multiple of {self.image_encoder.stride} for {image_encoder}, not {image_size}"
+            )
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
-        self.num_visual = (image_size // self.trunk.stride) ** 2
+        self.num_visual = (image_size // self.image_encoder.stride) ** 2
 
         config = BertConfig(
             vocab_size=self.tokenizer.vocab_size,
@@ -213,11 +216,11 @@ class MedViLL(
             layer_norm_eps=layer_norm_eps,
             attn_implementation="sdpa",
         )
-        self.visual_embedding = VisualEmbedding(self.trunk.channels, self.num_visual, hidden_size)
-        self.report_embedding = ReportEmbedding(self.tokenizer.vocab_size, max_words + 1, hidden_size)
-        self.cls_place = nn.Parameter(torch.empty(hidden_size))
-        self.sep_place = nn.Parameter(torch.empty(hidden_size))
-        self.text_cls_place = nn.Parameter(torch.empty(hidden_size))
+        self.visual_embedding = VisualEmbedding(self.image_encoder.channels, self.num_visual, hidden_size)
+        self.report_embedding = ReportEmbedding(self.tokenizer.vocab_size, max_tokens + 1, hidden_size)
+        self.cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
+        self.sep_position_embedding = nn.Parameter(torch.empty(hidden_size))
+        self.text_cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
         self.embedding_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.embedding_dropout = nn.Dropout(dropout)
         self.encoder = BertEncoder(config)
@@ -230,15 +233,15 @@ class MedViLL(
             checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
             for layer in self.encoder.layer:
                 layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint
-        if channels_last and vision == "resnet_tiny":
+        if channels_last and image_encoder == "resnet_tiny":
             raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
         if channels_last:
-            self.trunk.to(memory_format=torch.channels_last)
+            self.image_encoder.to(memory_format=torch.channels_last)
 
     def _initialise(self, std: float) -> None:
         """Draw everything but the trunk as BERT does: normal weights, zero biases, unit LayerNorms."""
         for name, parameter in self.named_parameters():
-            if name.startswith("trunk."):
+            if name.startswith("image_encoder."):
                 continue
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -266,10 +269,10 @@ class MedViLL(
             raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
-        features = self.trunk(images)
+        features = self.image_encoder(images)
         places = None
         if num_sampled is not None and num_sampled < self.num_visual:
-            places = sample_places(len(images), self.num_visual, num_sampled, images.device)
+            places = sample_positions(len(images), self.num_visual, num_sampled, images.device)
         tokens: Tensor = self.visual_embedding(features, places)
         return tokens
 
@@ -330,10 +333,10 @@ class MedViLL(
         text = self.report_embedding(input_ids)
         batch_size = len(input_ids)
         if MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING:
-            text_cls = cls + self.text_cls_place + self.report_embedding.semantic
+            text_cls = cls + self.text_cls_position_embedding + self.report_embedding.semantic
             text = torch.cat([text_cls.expand(batch_size, 1, -1), text], dim=1)
             text_mask = torch.cat([text_mask.new_ones(batch_size, 1), text_mask], dim=1)
-        ends = [(cls + self.cls_place), (sep + self.sep_place)]
+        ends = [(cls + self.cls_position_embedding), (sep + self.sep_position_embedding)]
         first, last = (end.expand(batch_size, 1, -1) for end in ends)
         joint = torch.cat([first, visual_tokens, last, text], dim=1)
         mask = attention_mask(mask_strategy, num_visual=visual_tokens.shape[1], text_mask=text_mask)
@@ -362,14 +365,14 @@ class MedViLL(
         tokens, hidden = num_visual + 2 + num_text, self.hparams["hidden_size"]
         matrices = sum(weight.numel() for weight in self.encoder.parameters() if weight.ndim == 2)
         attention = 2 * tokens * hidden * self.hparams["num_layers"]  # scores and weighted sum, for each token
-        projection = num_visual * self.trunk.channels * hidden
+        projection = num_visual * self.image_encoder.channels * hidden
         encoder: int = tokens * (matrices + attention) + projection
-        return 2 * encoder + self._trunk_flops
+        return 2 * encoder + self._image_encoder_flops
 
     @cached_property
-    def _trunk_flops(self) -> int:
+    def _image_encoder_flops(self) -> int:
         size = self.hparams["image_size"]
-        trunk = copy.deepcopy(self.trunk).to("meta").eval()
+        trunk = copy.deepcopy(self.image_encoder).to("meta").eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             trunk(torch.empty(1, 1, size, size, device="meta"))
         return int(counter.get_total_flops())
@@ -414,7 +417,7 @@ class MedViLL(
         """
         arguments = {
             **self.hparams,
-            "vision_weights": None,
+            "image_encoder_weights": None,
             "text_weights": None,
             "tokenizer": self.tokenizer.to_json(),
         }
@@ -479,7 +482,7 @@ class MedViLL(
             "\n".join(corpora)
             or "Nothing is recorded: the weights are initial ones, or were trained outside the tasks of `medvill_pl`."
         )
-        title = f"MedViLL backbone ({self.hparams['vision']}, {self.hparams['num_layers']} layers)"
+        title = f"MedViLL backbone ({self.hparams['image_encoder']}, {self.hparams['num_layers']} layers)"
         card: ModelCard = super().generate_model_card(*args, title=title, trained_on=trained_on, **kwargs)
         return card
 
@@ -510,12 +513,12 @@ def _name_or_none(weights: str | None) -> str | None:
     return None if weights is None or weights.lower() == "none" else weights
 
 
-def _load_vision_weights(cnn: nn.Module, vision: str, source: str) -> None:
+def _load_image_encoder_weights(cnn: nn.Module, image_encoder: str, source: str) -> None:
     is_name = not looks_like_path(source) and "/" not in source
     if is_name:
-        state = torchvision_state_dict(vision, source)
+        state = torchvision_state_dict(image_encoder, source)
     else:
-        state = read_state_dict(fetch(source, (SAFETENSORS_SINGLE_FILE, "pytorch_model.bin"), "vision_weights"))
+        state = read_state_dict(fetch(source, (SAFETENSORS_SINGLE_FILE, "pytorch_model.bin"), "image_encoder_weights"))
     load_exactly(cnn, state, source, optional=("fc.", "classifier."))
 
 
@@ -546,13 +549,13 @@ def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
     report_embedding = model.report_embedding
     if len(report_embedding.position) > len(position):
         raise ValueError(
-            f"text_weights: {source} has {len(position)} positions, max_words needs {len(report_embedding.position)}"
+            f"text_weights: {source} has {len(position)} positions, max_tokens needs {len(report_embedding.position)}"
         )
     with torch.no_grad():
         report_embedding.word.weight.copy_(embeddings.word_embeddings.weight)
         report_embedding.position.copy_(position[: len(report_embedding.position)])
         report_embedding.semantic.copy_(kind[1])
-        for place in (model.cls_place, model.sep_place):
+        for place in (model.cls_position_embedding, model.sep_position_embedding):
             place.copy_(position[0] + kind[0])
     model.embedding_norm.load_state_dict(embeddings.LayerNorm.state_dict())
     model.encoder.load_state_dict(bert.bert.encoder.state_dict())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import medvill_pl
+import medvill_pl.cli.entry
 from medvill_pl.cli import main
-from medvill_pl.language import ReportTokenizer
+from medvill_pl.tokenizer import ReportTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,11 @@ def test_unknown_verb_is_told_the_choices(capsys: pytest.CaptureFixture[str]) ->
         (["--trainer.epochs=3"], "unrecognized arguments: --trainer.epochs=3"),
         (["--model.init_args.lr=fast"], "lr: Expected a <class 'float'>. Got value: fast"),
         (["--model.init_args.mask_strategy=causal"], "'bar', 'non_crossing', 'bi_seq2seq']. Got value: causal"),
-        (["--model.init_args.backbone.vision=vgg"], "'resnet_small', 'resnet_tiny']. Got value: vgg"),
+        (["--model.init_args.backbone.image_encoder=vgg"], "'resnet_small', 'resnet_tiny']. Got value: vgg"),
         (["--model.class_path=no_such_module.Task"], "No module named 'no_such_module'"),
         (["-c=no-such-recipe.yaml"], "File does not exist"),
         (["--model.init_args.backbone_ckpt=x.ckpt", "--model.init_args.backbone=null"], "no such file: x.ckpt"),
-        (["--model.init_args.backbone.vision_weights=none.pth"], "no such file or folder: none.pth"),
+        (["--model.init_args.backbone.image_encoder_weights=none.pth"], "no such file or folder: none.pth"),
         (["--data.init_args.image_size=64"], "image_size is 64, the backbone's 32"),
         (["--ckpt_path=gone.ckpt"], "gone.ckpt"),
         (["--trainer.logger.init_args.save_dir=taken/runs"], "Not a directory"),
@@ -83,7 +83,7 @@ def test_unexpected_error_is_named_by_its_type(
     def fail(verb: str, options: list[str]) -> None:
         raise KeyError("lungs")
 
-    monkeypatch.setitem(medvill_pl.cli._VERBS, "demo", medvill_pl.cli._Verb(fail, ""))
+    monkeypatch.setitem(medvill_pl.cli.entry._VERBS, "demo", medvill_pl.cli.entry._Verb(fail, ""))
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == "medvill demo: KeyError: 'lungs' (--traceback shows where)\n"
 
@@ -92,7 +92,7 @@ def test_interruption_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(verb: str, options: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(medvill_pl.cli._VERBS, "demo", medvill_pl.cli._Verb(interrupt, ""))
+    monkeypatch.setitem(medvill_pl.cli.entry._VERBS, "demo", medvill_pl.cli.entry._Verb(interrupt, ""))
     assert main(["demo"]) == 130
 
 

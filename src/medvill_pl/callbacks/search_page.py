@@ -9,12 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from medvill_pl import page
+from medvill_pl import html
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.data.batches import Examples
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.files import free_name
 from medvill_pl.labeler.chexpert import CheXpertLabeler
-from medvill_pl.results import free_name, gather, run_folder
+from medvill_pl.runs import gather, run_folder
 from medvill_pl.tasks.retrieval import RetrievalTask
 
 
@@ -24,7 +25,7 @@ class SearchPage(Callback):
     It acts in ``predict`` with a :class:`RetrievalTask` that has a query. A frame is green where the set of positive
     findings equals the query's. The findings of a text are those of the same text in the corpus, else what
     :class:`CheXpertLabeler` reads in it; those of an image are known where the corpus has the same image. Text and
-    images of the corpus are on the page.
+    images of the corpus are on the html.
 
     Args:
         path: where to write it; by default ``search.html`` in the folder of the run.
@@ -71,16 +72,16 @@ class SearchPage(Callback):
         query = pl_module.query_text
         findings = corpus.of_text(query) if query else corpus.of_id(same_image[0]) if same_image else None
         parts = [
-            page.paragraph(
+            html.paragraph(
                 f"{len(rows):,} {'images' if query else 'reports'} of {data.name}, ranked by the probability, in "
                 "brackets, that each belongs to the query. For research, not a medical device."
             ),
-            page.paragraph(_told_of(data.is_credentialed), is_note=True),
+            html.paragraph(_told_of(data.is_credentialed), is_note=True),
             _query_card(pl_module, findings, corpus),
             *_found(rows, corpus, findings, self.num_best, self.num_worst),
         ]
         path = free_name(self._target)
-        page.write_page(path, "Search", parts)
+        html.write_page(path, "Search", parts)
         rank_zero_info(f"the best of them are shown in {path}")
 
 
@@ -131,17 +132,17 @@ def _told_of(is_credentialed: bool) -> str:
 
 def _query_card(task: RetrievalTask, findings: list[str] | None, corpus: _Corpus) -> str:
     if task.query_pixels is not None:
-        told = page.paragraph(f"Query: {Path(str(task.query_image)).name}")
+        told = html.paragraph(f"Query: {Path(str(task.query_image)).name}")
         unknown = "The corpus does not have this image, so its findings are not known: no result is marked."
     else:
-        told = page.paragraph(f"Query: {task.query_text}")
+        told = html.paragraph(f"Query: {task.query_text}")
         unknown = ""
-        told += "" if corpus.has_text(str(task.query_text)) else page.paragraph(_READ_BY_LABELER, is_note=True)
+        told += "" if corpus.has_text(str(task.query_text)) else html.paragraph(_READ_BY_LABELER, is_note=True)
     if not corpus.is_labelled:
         unknown = "The corpus has no labels, so no result is marked."
-    text = page.paragraph(unknown, is_note=True) if findings is None else f"<p>{page.tags(findings, findings)}</p>"
-    image = [] if task.query_pixels is None else [page.picture(task.query_pixels.cpu().numpy(), "query")]
-    return page.card(*image, f"<div>{told}{text}</div>")
+    text = html.paragraph(unknown, is_note=True) if findings is None else f"<p>{html.tags(findings, findings)}</p>"
+    image = [] if task.query_pixels is None else [html.picture(task.query_pixels.cpu().numpy(), "query")]
+    return html.card(*image, f"<div>{told}{text}</div>")
 
 
 def _found(
@@ -152,7 +153,7 @@ def _found(
     if expected is not None:
         is_right = [set(corpus.of_id(row["id"]) or ()) == set(expected) for row in rows]
         parts.append(
-            page.paragraph(
+            html.paragraph(
                 f"Green frames have the query's set of positive findings: {sum(is_right[:num_best])} of the first "
                 f"{min(num_best, len(rows))}, and {sum(is_right):,} of all {len(rows):,}. Single findings are green "
                 "where the query has them too."
@@ -162,10 +163,10 @@ def _found(
     worst = rest[-num_worst:] if num_worst else []
     for told, shown in (("Best", best), ("From the end of the list", worst)):
         if shown:
-            parts += [page.heading(told), page.results([_result(row, corpus, expected) for row in shown])]
+            parts += [html.heading(told), html.results([_result(row, corpus, expected) for row in shown])]
     return parts
 
 
 def _result(row: Mapping[str, Any], corpus: _Corpus, expected: list[str] | None) -> str:
     title = f"{row['rank']}. {row['id']} ({row['match_probability']:.3f})"
-    return page.result(corpus.image(row["id"]), title, row["report"], corpus.of_id(row["id"]), expected)
+    return html.result(corpus.image(row["id"]), title, row["report"], corpus.of_id(row["id"]), expected)

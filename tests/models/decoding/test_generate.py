@@ -11,10 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from medvill_pl import MedViLL, ReportTokenizer, decoding
-from medvill_pl.backbone import BackboneConfig
-from medvill_pl.decoding import DecodingConfig, Generated, generate, log_likelihood, predict_words, word_attention
-from medvill_pl.language import SPECIAL_TOKENS
+from medvill_pl import MedViLL, ReportTokenizer
+from medvill_pl.models.decoding import generate as decoding
+from medvill_pl.models.decoding.generate import (
+    DecodingConfig,
+    Generated,
+    generate,
+    log_likelihood,
+    mask_query_hidden,
+    token_attention,
+)
+from medvill_pl.models.medvill import BackboneConfig
+from medvill_pl.tokenizer import SPECIAL_TOKENS
 
 NUM_IMAGE = 18  # CLS, 16 visual tokens, SEP_V
 
@@ -23,7 +31,7 @@ def sharpen(backbone: MedViLL, factor: float = 3.0) -> MedViLL:
     """Enlarge the transformer's weights, so that what is predicted depends on what was read."""
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
-            if parameter.ndim > 1 and not name.startswith("trunk"):
+            if parameter.ndim > 1 and not name.startswith("image_encoder"):
                 parameter.mul_(factor)
     return backbone
 
@@ -42,7 +50,7 @@ def few_words(tiny: BackboneConfig, seed: int, words: Sequence[str] = ("a", "b")
     """A backbone that knows so few words that all texts can be tried."""
     vocabulary = ReportTokenizer.from_vocab([*SPECIAL_TOKENS, "[unused1]", *words]).to_json()
     torch.manual_seed(seed)
-    return sharpen(MedViLL(**{**tiny, "tokenizer": vocabulary, "max_words": 6}), 1.5).eval()
+    return sharpen(MedViLL(**{**tiny, "tokenizer": vocabulary, "max_tokens": 6}), 1.5).eval()
 
 
 def make_images(number: int, seed: int = 0) -> Tensor:
@@ -87,11 +95,11 @@ def allowed_ids(backbone: MedViLL) -> list[int]:
 @pytest.mark.parametrize(
     "config",
     [
-        DecodingConfig(max_words=12),
-        DecodingConfig(max_words=12, min_words=12),
-        DecodingConfig("beam", max_words=10, num_beams=3),
-        DecodingConfig("beam", max_words=10, num_beams=4, min_words=5, no_repeat_ngram_size=2),
-        DecodingConfig("sample", max_words=12, temperature=2.0),
+        DecodingConfig(max_new_tokens=12),
+        DecodingConfig(max_new_tokens=12, min_new_tokens=12),
+        DecodingConfig("beam", max_new_tokens=10, num_beams=3),
+        DecodingConfig("beam", max_new_tokens=10, num_beams=4, min_new_tokens=5, no_repeat_ngram_size=2),
+        DecodingConfig("sample", max_new_tokens=12, temperature=2.0),
     ],
 )
 def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
@@ -120,19 +128,19 @@ def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
 
 def test_image_is_read_once_and_each_step_runs_two_tokens(model: MedViLL, images: Tensor) -> None:
     tokens: list[tuple[int, ...]] = []
-    model.trunk.register_forward_hook(lambda *_: tokens.append(("trunk",)))
+    model.image_encoder.register_forward_hook(lambda *_: tokens.append(("image_encoder",)))
     model.encoder.layer[-1].intermediate.register_forward_hook(lambda *arguments: tokens.append(arguments[2].shape[:2]))
-    generate(model, DecodingConfig(min_words=5, max_words=5), images=images)
-    assert tokens == [("trunk",), (4, NUM_IMAGE), (4, 1), (4, 2), (4, 2), (4, 2), (4, 2)]
+    generate(model, DecodingConfig(min_new_tokens=5, max_new_tokens=5), images=images)
+    assert tokens == [("image_encoder",), (4, NUM_IMAGE), (4, 1), (4, 2), (4, 2), (4, 2), (4, 2)]
 
 
-def greedy(backbone: MedViLL, visual_tokens: Tensor, max_words: int, min_words: int = 0) -> Generated:
+def greedy(backbone: MedViLL, visual_tokens: Tensor, max_new_tokens: int, min_new_tokens: int = 0) -> Generated:
     """One report, by the most probable word of a whole new pass at a time."""
     words: list[int] = []
     total, sep = 0.0, backbone.tokenizer.sep_id
-    while len(words) < max_words:
+    while len(words) < max_new_tokens:
         log_p = next_log_p(backbone, visual_tokens, words)
-        choices = allowed_ids(backbone)[: -1 if len(words) < min_words else None]
+        choices = allowed_ids(backbone)[: -1 if len(words) < min_new_tokens else None]
         best = max(choices, key=lambda word: log_p[word].item())
         total += log_p[best].item()
         if best == sep:
@@ -146,12 +154,14 @@ def assert_same(found: Sequence[Generated], expected: Sequence[Generated]) -> No
     assert [one.log_probability for one in found] == pytest.approx([one.log_probability for one in expected], abs=1e-3)
 
 
-@pytest.mark.parametrize("min_words", [0, 6])
-def test_greedy_reports_are_those_of_whole_passes(min_words: int, model: MedViLL) -> None:
+@pytest.mark.parametrize("min_new_tokens", [0, 6])
+def test_greedy_reports_are_those_of_whole_passes(min_new_tokens: int, model: MedViLL) -> None:
     visual_tokens = make_tokens(6, seed=1)
-    found = generate(model, DecodingConfig(max_words=10, min_words=min_words), visual_tokens=visual_tokens)
-    assert_same(found, [greedy(model, tokens, 10, min_words) for tokens in visual_tokens])
-    assert all(len(report.ids) >= min_words for report in found)
+    found = generate(
+        model, DecodingConfig(max_new_tokens=10, min_new_tokens=min_new_tokens), visual_tokens=visual_tokens
+    )
+    assert_same(found, [greedy(model, tokens, 10, min_new_tokens) for tokens in visual_tokens])
+    assert all(len(report.ids) >= min_new_tokens for report in found)
 
 
 def test_images_and_their_visual_tokens_give_the_same(model: MedViLL, images: Tensor) -> None:
@@ -162,7 +172,7 @@ def test_images_and_their_visual_tokens_give_the_same(model: MedViLL, images: Te
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
 def test_a_batch_gives_what_its_rows_give_alone(method: Any, model: MedViLL) -> None:
     tokens, seeds = make_tokens(9, seed=1), torch.arange(9) if method == "sample" else None
-    config = DecodingConfig(method, max_words=20, **({"num_beams": 3} if method == "beam" else {}))
+    config = DecodingConfig(method, max_new_tokens=20, **({"num_beams": 3} if method == "beam" else {}))
     alone = []
     for row in range(9):
         seed = None if seeds is None else seeds[row : row + 1]
@@ -178,16 +188,16 @@ def test_a_batch_gives_what_its_rows_give_alone(method: Any, model: MedViLL) -> 
 
 
 def test_a_beam_of_one_is_greedy(model: MedViLL, images: Tensor) -> None:
-    beam = generate(model, DecodingConfig("beam", num_beams=1, max_words=15), images=images)
-    assert_same(beam, generate(model, DecodingConfig(max_words=15), images=images))
+    beam = generate(model, DecodingConfig("beam", num_beams=1, max_new_tokens=15), images=images)
+    assert_same(beam, generate(model, DecodingConfig(max_new_tokens=15), images=images))
 
 
-def all_texts(backbone: MedViLL, max_words: int) -> Iterator[list[int]]:
+def all_texts(backbone: MedViLL, max_new_tokens: int) -> Iterator[list[int]]:
     """Every text that can be written: closed by SEP_L before the limit, or stopped by it."""
     words = backbone.tokenizer.ordinary_ids.tolist()
-    for length in range(max_words):
+    for length in range(max_new_tokens):
         yield from ([*text, backbone.tokenizer.sep_id] for text in itertools.product(words, repeat=length))
-    yield from map(list, itertools.product(words, repeat=max_words))
+    yield from map(list, itertools.product(words, repeat=max_new_tokens))
 
 
 def repeats(ids: Sequence[int], size: int) -> bool:
@@ -200,7 +210,7 @@ def repeats(ids: Sequence[int], size: int) -> bool:
 def test_an_unpruned_beam_finds_what_exhaustive_search_finds(penalty: float, seed: int, tiny: BackboneConfig) -> None:
     backbone = few_words(tiny, seed)
     visual_tokens = backbone.encode_image(make_images(2, seed)).detach()
-    config = DecodingConfig("beam", max_words=4, num_beams=40, length_penalty=penalty)
+    config = DecodingConfig("beam", max_new_tokens=4, num_beams=40, length_penalty=penalty)
     found = generate(backbone, config, visual_tokens=visual_tokens)
     texts = list(all_texts(backbone, 4))
     assert len(texts) == 31
@@ -211,12 +221,17 @@ def test_an_unpruned_beam_finds_what_exhaustive_search_finds(penalty: float, see
         assert report.log_probability == pytest.approx(log_p, abs=1e-4)
 
 
-@pytest.mark.parametrize(("min_words", "ngram"), [(2, 0), (0, 1), (1, 2), (3, 1)])
-def test_an_unpruned_beam_finds_the_best_allowed_text(min_words: int, ngram: int, tiny: BackboneConfig) -> None:
+@pytest.mark.parametrize(("min_new_tokens", "ngram"), [(2, 0), (0, 1), (1, 2), (3, 1)])
+def test_an_unpruned_beam_finds_the_best_allowed_text(min_new_tokens: int, ngram: int, tiny: BackboneConfig) -> None:
     backbone = few_words(tiny, seed=3)
     sep, (tokens,) = backbone.tokenizer.sep_id, backbone.encode_image(make_images(1)).detach()
     config = DecodingConfig(
-        "beam", max_words=4, num_beams=40, length_penalty=0.0, min_words=min_words, no_repeat_ngram_size=ngram
+        "beam",
+        max_new_tokens=4,
+        num_beams=40,
+        length_penalty=0.0,
+        min_new_tokens=min_new_tokens,
+        no_repeat_ngram_size=ngram,
     )
     (report,) = generate(backbone, config, visual_tokens=tokens[None])
 
@@ -226,7 +241,7 @@ def test_an_unpruned_beam_finds_the_best_allowed_text(min_words: int, ngram: int
             return False
         # SEP_L comes early only where every further word would repeat something.
         stuck = ngram and all(repeats([*words, word], ngram) for word in backbone.tokenizer.ordinary_ids)
-        return len(words) >= min_words or bool(stuck)
+        return len(words) >= min_new_tokens or bool(stuck)
 
     scored = [(log_p_of(backbone, tokens, ids), ids) for ids in all_texts(backbone, 4) if is_allowed(ids)]
     log_p, best = max(scored)
@@ -238,9 +253,9 @@ def beam_search(
     log_p_after: Callable[[Sequence[int]], Tensor], choices: Sequence[int], sep: int, config: DecodingConfig
 ) -> tuple[float, list[int]]:
     """Beam search in lists: a hypothesis is its log-probability and its ids, with SEP_L where it has ended."""
-    assert config.max_words is not None
+    assert config.max_new_tokens is not None
     beam: list[tuple[float, list[int]]] = [(0.0, [])]
-    for _ in range(config.max_words):
+    for _ in range(config.max_new_tokens):
         ended = [one for one in beam if one[1][-1:] == [sep]]
         going = [one for one in beam if one not in ended]
         longer = []
@@ -256,7 +271,7 @@ def beam_search(
 def test_a_pruned_beam_keeps_what_a_search_in_lists_keeps(num_beams: int, seed: int, tiny: BackboneConfig) -> None:
     backbone = few_words(tiny, seed, words=("a", "b", "c", "d"))
     tokens = backbone.encode_image(make_images(1, seed)).detach()
-    config = DecodingConfig("beam", max_words=5, num_beams=num_beams, length_penalty=0.8)
+    config = DecodingConfig("beam", max_new_tokens=5, num_beams=num_beams, length_penalty=0.8)
     log_p, ids = beam_search(
         lambda words: next_log_p(backbone, tokens[0], words), allowed_ids(backbone), backbone.tokenizer.sep_id, config
     )
@@ -282,7 +297,7 @@ def test_places_of_a_beam_without_an_allowed_word_stay_empty(width: int, vocab_s
 def test_a_larger_length_penalty_gives_longer_reports(tiny: BackboneConfig) -> None:
     lengths = []
     for penalty in (0.0, 3.0):
-        config = DecodingConfig("beam", num_beams=20, max_words=5, length_penalty=penalty)
+        config = DecodingConfig("beam", num_beams=20, max_new_tokens=5, length_penalty=penalty)
         reports = generate(few_words(tiny, 1), config, images=make_images(8))
         lengths.append(sum(len(report.ids) for report in reports))
     assert lengths[0] < lengths[1]
@@ -294,9 +309,9 @@ def test_a_larger_length_penalty_gives_longer_reports(tiny: BackboneConfig) -> N
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_no_run_of_words_comes_twice(method: Any, size: int, model: MedViLL, images: Tensor) -> None:
-    free = generate(model, DecodingConfig(method, max_words=30, min_words=30), images=images)
+    free = generate(model, DecodingConfig(method, max_new_tokens=30, min_new_tokens=30), images=images)
     assert any(repeats(report.ids, size) for report in free)
-    config = DecodingConfig(method, max_words=30, min_words=30, no_repeat_ngram_size=size)
+    config = DecodingConfig(method, max_new_tokens=30, min_new_tokens=30, no_repeat_ngram_size=size)
     blocked = generate(model, config, images=images)
     assert not any(repeats(report.ids, size) for report in blocked)
     assert all(len(report.ids) == 30 for report in blocked)
@@ -304,7 +319,7 @@ def test_no_run_of_words_comes_twice(method: Any, size: int, model: MedViLL, ima
 
 def test_where_every_word_would_repeat_the_report_ends(tiny: BackboneConfig) -> None:
     backbone = few_words(tiny, 0)
-    config = DecodingConfig(min_words=5, max_words=5, no_repeat_ngram_size=1)
+    config = DecodingConfig(min_new_tokens=5, max_new_tokens=5, no_repeat_ngram_size=1)
     for report in generate(backbone, config, images=make_images(3)):
         assert report.is_finished
         assert sorted(report.ids) == backbone.tokenizer.ordinary_ids.tolist()
@@ -313,13 +328,13 @@ def test_where_every_word_would_repeat_the_report_ends(tiny: BackboneConfig) -> 
 def test_limits_are_kept_and_only_words_are_written(model: MedViLL, images: Tensor) -> None:
     with torch.no_grad():
         model.mlm_head.bias[model.tokenizer.sep_id] = 50.0
-    for report in generate(model, DecodingConfig(min_words=3), images=images):
+    for report in generate(model, DecodingConfig(min_new_tokens=3), images=images):
         assert (len(report.ids), report.is_finished) == (3, True)
         assert set(report.ids) <= set(model.tokenizer.ordinary_ids.tolist())
     with torch.no_grad():  # whatever else the model likes best, specials and padding are never written
         model.mlm_head.bias[: len(SPECIAL_TOKENS)] = 100.0
         model.mlm_head.bias[model.tokenizer.sep_id] = -50.0
-    for report in generate(model, DecodingConfig(max_words=4), images=images):
+    for report in generate(model, DecodingConfig(max_new_tokens=4), images=images):
         assert (len(report.ids), report.is_finished) == (4, False)
         assert set(report.ids) <= set(model.tokenizer.ordinary_ids.tolist())
 
@@ -384,7 +399,7 @@ def test_words_are_drawn_as_often_as_they_are_probable(options: dict[str, Any], 
 def test_sampled_texts_are_as_frequent_as_the_model_says(tiny: BackboneConfig) -> None:
     backbone, number = few_words(tiny, 5), 1500
     tokens = backbone.encode_image(make_images(1)).detach()
-    config = DecodingConfig("sample", max_words=2)
+    config = DecodingConfig("sample", max_new_tokens=2)
     seeds = torch.arange(number)
     reports = generate(backbone, config, visual_tokens=tokens.expand(number, -1, -1), seeds=seeds)
     sep = backbone.tokenizer.sep_id
@@ -403,7 +418,7 @@ def test_sampled_texts_are_as_frequent_as_the_model_says(tiny: BackboneConfig) -
 
 
 def test_a_seed_gives_one_report(model: MedViLL, images: Tensor) -> None:
-    config = DecodingConfig("sample", max_words=12, min_words=12)
+    config = DecodingConfig("sample", max_new_tokens=12, min_new_tokens=12)
     same = images[:1].expand(4, -1, -1, -1)
     reports = generate(model, config, images=same, seeds=torch.tensor([7, 8, 7, 2**62]))
     assert reports[0].ids == reports[2].ids
@@ -414,7 +429,7 @@ def test_a_seed_gives_one_report(model: MedViLL, images: Tensor) -> None:
 
 
 def test_log_probability_of_a_sample_is_the_models_own(model: MedViLL, images: Tensor) -> None:
-    config = DecodingConfig("sample", max_words=6, temperature=3.0, top_k=50)
+    config = DecodingConfig("sample", max_new_tokens=6, temperature=3.0, top_k=50)
     visual_tokens = model.encode_image(images).detach()
     for report, tokens in zip(
         generate(model, config, visual_tokens=visual_tokens, seeds=torch.arange(4)), visual_tokens, strict=True
@@ -527,7 +542,7 @@ def test_a_cut_reports_end_does_not_count(model: MedViLL, images: Tensor, texts:
 
 
 def test_likelihood_of_what_was_written_is_what_writing_gave(model: MedViLL, images: Tensor) -> None:
-    reports = generate(model, DecodingConfig("beam", max_words=8, num_beams=3), images=images)
+    reports = generate(model, DecodingConfig("beam", max_new_tokens=8, num_beams=3), images=images)
     for row, report in enumerate(reports):
         ids = torch.tensor([[*report.ids, model.tokenizer.sep_id]])
         values = log_likelihood(
@@ -544,12 +559,16 @@ def test_training_predicts_what_the_likelihood_counts(
     model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]
 ) -> None:
     ids, mask = texts
-    hidden = predict_words(model, model.encode_image(images), ids)
+    hidden = mask_query_hidden(model, model.encode_image(images), ids)
     log_p = model.mlm_logits(hidden[mask]).log_softmax(1).gather(1, ids[mask][:, None])[:, 0]
     expected = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)[mask]
     torch.testing.assert_close(log_p, expected, rtol=1e-4, atol=1e-4)
     log_p.sum().backward()
-    for name in ("trunk.stages.0.0.weight", "report_embedding.position", "encoder.layer.0.attention.self.query.weight"):
+    for name in (
+        "image_encoder.stages.0.0.weight",
+        "report_embedding.position",
+        "encoder.layer.0.attention.self.query.weight",
+    ):
         gradients = {key: value.grad for key, value in model.named_parameters()}
         assert gradients[name] is not None, name
         assert gradients[name].abs().sum() > 0
@@ -562,7 +581,7 @@ def test_word_attention_is_that_of_the_mask_in_a_pass_of_its_own(
     model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]
 ) -> None:
     ids, mask = texts
-    found = word_attention(model, images=images, input_ids=ids, text_mask=mask)
+    found = token_attention(model, images=images, input_ids=ids, text_mask=mask)
     assert found.shape == (4, 2, 2, 10, 16)
     assert found.isnan().all(dim=4).sum((1, 2)).eq(4 * (~mask)).all()
     for row, place in mask.nonzero().tolist():
@@ -581,14 +600,14 @@ def test_word_attention_is_that_of_the_mask_in_a_pass_of_its_own(
 
 
 def test_modes_of_modules_are_left_as_they_were(model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]) -> None:
-    expected = generate(model, DecodingConfig(max_words=5), images=images)
+    expected = generate(model, DecodingConfig(max_new_tokens=5), images=images)
     model.train()
     model.encoder.layer[0].eval()
     before = [module.training for module in model.modules()]
-    assert generate(model, DecodingConfig(max_words=5), images=images) == expected  # nothing is dropped out
+    assert generate(model, DecodingConfig(max_new_tokens=5), images=images) == expected  # nothing is dropped out
     assert [module.training for module in model.modules()] == before
     ids, mask = texts
-    for function in (log_likelihood, word_attention):
+    for function in (log_likelihood, token_attention):
         function(model, images=images, input_ids=ids, text_mask=mask)
         with pytest.raises(ValueError, match="text_mask"):
             function(model, images=images, input_ids=ids, text_mask=mask[:, 1:])
@@ -601,9 +620,9 @@ def test_bfloat16_is_close_to_float32(
 ) -> None:
     ids, mask = texts
     with torch.autocast("cpu", torch.bfloat16):
-        reports = generate(model, DecodingConfig(method, min_words=6, max_words=6), images=images)
+        reports = generate(model, DecodingConfig(method, min_new_tokens=6, max_new_tokens=6), images=images)
         likelihood = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)
-        attention = word_attention(model, images=images, input_ids=ids, text_mask=mask)
+        attention = token_attention(model, images=images, input_ids=ids, text_mask=mask)
     exact = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)
     assert likelihood.dtype == attention.dtype == torch.float32
     torch.testing.assert_close(likelihood, exact, rtol=0.1, atol=0.3, equal_nan=True)
@@ -623,8 +642,8 @@ def test_bfloat16_is_close_to_float32(
         ({"temperature": 0.5}, "temperature=0.5 has no effect with method 'greedy': set method to 'sample'"),
         ({"method": "beam", "top_k": 5}, "top_k=5 has no effect with method 'beam': set method to 'sample'"),
         ({"method": "beam", "top_p": 0.9}, "top_p=0.9 has no effect with method 'beam': set method to 'sample'"),
-        ({"max_words": 0}, "max_words must be 1 or more, not 0"),
-        ({"min_words": -1}, "min_words must be 0 or more, not -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, not 0"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be 0 or more, not -1"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be 0 or more, not -1"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be 1 or more, not 0"),
         ({"method": "sample", "top_k": 0}, "top_k must be 1 or more, not 0"),
@@ -642,9 +661,9 @@ def test_wrong_decoding_values_are_refused(values: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (DecodingConfig(max_words=121), "max_words 121 is more than the 120 of this backbone"),
-        (DecodingConfig(min_words=121), "min_words 121 is more than max_words 120"),
-        (DecodingConfig(min_words=4, max_words=3), "min_words 4 is more than max_words 3"),
+        (DecodingConfig(max_new_tokens=121), "max_new_tokens 121 is more than the 120 of this backbone"),
+        (DecodingConfig(min_new_tokens=121), "min_new_tokens 121 is more than max_new_tokens 120"),
+        (DecodingConfig(min_new_tokens=4, max_new_tokens=3), "min_new_tokens 4 is more than max_new_tokens 3"),
     ],
 )
 def test_limits_that_do_not_fit_the_backbone_are_refused(
@@ -662,7 +681,7 @@ def test_exactly_one_of_images_and_visual_tokens_is_needed(
     for arguments in ({}, both):
         with pytest.raises(ValueError, match="give either images or visual_tokens"):
             generate(model, **arguments)
-        for function in (log_likelihood, word_attention):
+        for function in (log_likelihood, token_attention):
             with pytest.raises(ValueError, match="give either images or visual_tokens"):
                 function(model, input_ids=ids, text_mask=mask, **arguments)
 

@@ -18,7 +18,7 @@ from medvill_pl import (
     SearchPage,
     SyntheticDataModule,
 )
-from medvill_pl.backbone import BackboneConfig
+from medvill_pl.models.medvill import BackboneConfig
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -116,7 +116,7 @@ def test_search_page_of_a_credentialed_folder_says_so_and_marks_nothing(
     tiny: BackboneConfig, make_pairs: Callable[..., Path], make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     folder = FolderDataModule(
-        str(make_pairs(3).parent / "images"), tokenizer="synthetic", image_size=64, max_words=120, num_workers=0
+        str(make_pairs(3).parent / "images"), tokenizer="synthetic", image_size=64, max_tokens=120, num_workers=0
     )
     html = search(RetrievalTask(tiny, query_text="Edema."), folder, tmp_path / "p.html", make_trainer)
     assert "credentialed corpus: keep it on this machine" in html
@@ -127,7 +127,7 @@ def test_search_page_of_a_credentialed_folder_says_so_and_marks_nothing(
 def test_findings_that_the_corpus_does_not_label_do_not_count(
     tiny: BackboneConfig, make_pairs: Callable[..., Path], make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    pairs = PairsDataModule(str(make_pairs(12)), tokenizer="synthetic", image_size=64, max_words=120, num_workers=0)
+    pairs = PairsDataModule(str(make_pairs(12)), tokenizer="synthetic", image_size=64, max_tokens=120, num_workers=0)
     # The table labels edema and cardiomegaly; an effusion beside them must not turn every result red.
     query = "Pulmonary edema and a pleural effusion."
     pairs.prepare_data()

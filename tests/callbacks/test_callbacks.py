@@ -22,10 +22,11 @@ from medvill_pl import (
     Throughput,
     VQATask,
 )
-from medvill_pl.backbone import BackboneConfig
 from medvill_pl.batch import Batch
-from medvill_pl.callbacks import PredictionTable, table_rows
+from medvill_pl.callbacks.example_table import table_rows
+from medvill_pl.callbacks.prediction_table import PredictionTable
 from medvill_pl.cli import main
+from medvill_pl.models.medvill import BackboneConfig
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -53,7 +54,7 @@ def test_throughput_counts_pairs_over_measured_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ticks = iter(range(1000))
-    monkeypatch.setattr("medvill_pl.callbacks.time.perf_counter", lambda: 0.5 * next(ticks))
+    monkeypatch.setattr("medvill_pl.callbacks.throughput.time.perf_counter", lambda: 0.5 * next(ticks))
     trainer = make_trainer(
         max_steps=6, logger=CSVLogger(tmp_path), log_every_n_steps=1, callbacks=[Throughput(every_n_steps=2)]
     )
@@ -188,7 +189,7 @@ def val_batch(data: Any) -> Batch:
 def test_table_shows_where_cls_and_the_hidden_word_look_that_looks_most(
     task: PretrainingTask, data: SyntheticDataModule
 ) -> None:
-    batch = task.hide_words(val_batch(data))
+    batch = task.mask_batch(val_batch(data))
     rows = table_rows(task.eval(), batch, num_examples=8)
     assert len(rows) == int(batch["matched"].sum())
     weights = task.backbone.attention_weights(
@@ -217,7 +218,7 @@ def test_tables_of_the_other_tasks_show_words_where_they_predict_words(
     tiny: BackboneConfig, data: SyntheticDataModule
 ) -> None:
     pairs, questions = val_batch(data), val_batch(SyntheticVQADataModule(4, 2, 2, image_size=64, batch_size=4))
-    decoding = {"max_words": 4}
+    decoding = {"max_new_tokens": 4}
     writer = GenerationTask(tiny, decoding=decoding).eval()  # type: ignore[arg-type]
     row = table_rows(writer, pairs, 1)[0]
     assert row["word"] in writer.backbone.tokenizer.tokens(pairs["input_ids"].flatten().tolist())
@@ -225,7 +226,7 @@ def test_tables_of_the_other_tasks_show_words_where_they_predict_words(
     rest = [(ClassificationTask(tiny, use_report=use), pairs) for use in (True, False)]
     rest += [(RetrievalTask(tiny), pairs), (VQATask(tiny, answers=["yes", "no"]), questions)]  # type: ignore[list-item]
     non_crossing = PretrainingTask(tiny, mask_strategy="non_crossing")  # its words do not see the image
-    rest += [(non_crossing, non_crossing.hide_words(pairs))]  # type: ignore[list-item]
+    rest += [(non_crossing, non_crossing.mask_batch(pairs))]  # type: ignore[list-item]
     for task, batch in rest:
         row = table_rows(task.eval(), batch, 1)[0]
         assert "word" not in row

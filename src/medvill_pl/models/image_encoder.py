@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-TrunkName = Literal["resnet50", "resnet101", "densenet121", "resnet18", "resnet_small", "resnet_tiny"]
+ImageEncoderName = Literal["resnet50", "resnet101", "densenet121", "resnet18", "resnet_small", "resnet_tiny"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _SMALL_CHANNELS = {"resnet_small": (16, 32, 48, 96, 192), "resnet_tiny": (4, 8, 12, 16)}
 
 
-def make_trunk(name: TrunkName | str) -> nn.Module:
+def make_cnn(name: ImageEncoderName | str) -> nn.Module:
     """Build a CNN with its classifier's names as torchvision has them, with random weights.
 
     ``resnet_small`` (for films of 128 pixels) and ``resnet_tiny`` (for tests) are residual networks
@@ -25,8 +25,8 @@ def make_trunk(name: TrunkName | str) -> nn.Module:
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in get_args(TrunkName):
-        raise ValueError(f"unknown trunk {name!r}: choose one of {', '.join(get_args(TrunkName))}")
+    if name not in get_args(ImageEncoderName):
+        raise ValueError(f"unknown trunk {name!r}: choose one of {', '.join(get_args(ImageEncoderName))}")
     if name in _SMALL_CHANNELS:
         return SmallResNet(_SMALL_CHANNELS[name])
     cnn: nn.Module = models.get_model(name, weights=None)
@@ -78,11 +78,11 @@ def _stages_of(cnn: nn.Module) -> list[nn.Module]:
     ]
 
 
-class VisionTrunk(nn.Module):
+class ImageEncoder(nn.Module):
     """A CNN up to its last feature map, over grey images.
 
     Args:
-        cnn: what :func:`make_trunk` built, with or without pre-trained weights.
+        cnn: what :func:`make_cnn` built, with or without pre-trained weights.
         frozen_stages: how many stages, the stem first, are not trained. Their BatchNorm layers
             stay in evaluation mode.
 
@@ -102,7 +102,7 @@ class VisionTrunk(nn.Module):
         self.stages = nn.ModuleList(_stages_of(cnn))
         if not 0 <= frozen_stages <= len(self.stages):
             raise ValueError(
-                f"freeze_vision_stages must be 0 to {len(self.stages)} for this trunk, not {frozen_stages}"
+                f"freeze_image_encoder_stages must be 0 to {len(self.stages)} for this trunk, not {frozen_stages}"
             )
         self.frozen_stages = frozen_stages
         for stage in self._frozen():
@@ -150,13 +150,13 @@ class VisualEmbedding(nn.Module):
 
     Args:
         channels: width c of the features.
-        num_places: places K of the full feature map.
+        num_positions: places K of the full feature map.
         hidden_size: width d of the visual tokens.
     """
 
-    def __init__(self, channels: int, num_places: int, hidden_size: int) -> None:
+    def __init__(self, channels: int, num_positions: int, hidden_size: int) -> None:
         super().__init__()
-        self.location = nn.Parameter(torch.empty(num_places, channels))
+        self.location = nn.Parameter(torch.empty(num_positions, channels))
         self.semantic = nn.Parameter(torch.empty(channels))
         self.projection = nn.Linear(channels, hidden_size)
 
@@ -179,7 +179,7 @@ class VisualEmbedding(nn.Module):
         return tokens
 
 
-def sample_places(batch_size: int, num_places: int, num_sampled: int, device: torch.device) -> Tensor:
+def sample_positions(batch_size: int, num_positions: int, num_sampled: int, device: torch.device) -> Tensor:
     """Draw the places of the feature map that one training step sees (MedViLL, Sec. III-B.1).
 
     Each sample has a draw of its own, without replacement, in the order of the map.
@@ -187,5 +187,5 @@ def sample_places(batch_size: int, num_places: int, num_sampled: int, device: to
     Returns:
         Places, int64, shape ``(batch_size, num_sampled)``.
     """
-    order = torch.rand(batch_size, num_places, device=device).argsort(dim=1)
+    order = torch.rand(batch_size, num_positions, device=device).argsort(dim=1)
     return order[:, :num_sampled].sort(dim=1).values

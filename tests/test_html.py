@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from medvill_pl import page
+from medvill_pl import html
 
 
 class Tags(HTMLParser):
@@ -37,21 +37,21 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     figure.subplots().plot([0, 1], [1, 0])
     film = np.arange(64, dtype=np.uint8).reshape(8, 8)
     parts = [
-        page.heading("Films & <words>"),
-        page.paragraph("a < b", is_note=True),
-        page.table(("figure", "value"), [("loss", 0.12345), ("pairs", 7)]),
-        page.drawing(figure, "a line"),
-        page.card(page.picture(film, 'a "film"'), page.paragraph("text")),
+        html.heading("Films & <words>"),
+        html.paragraph("a < b", is_note=True),
+        html.table(("figure", "value"), [("loss", 0.12345), ("pairs", 7)]),
+        html.drawing(figure, "a line"),
+        html.card(html.picture(film, 'a "film"'), html.paragraph("text")),
     ]
     path = tmp_path / "new" / "page.html"
-    page.write_page(path, "Title", parts)
-    html = path.read_text(encoding="utf-8")
+    html.write_page(path, "Title", parts)
+    content = path.read_text(encoding="utf-8")
     tags = Tags()
-    tags.feed(html)
+    tags.feed(content)
     assert tags.open == []
     for told in ("Films & <words>", "a < b", "0.123", "a line"):
         assert told in tags.text
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', content)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -59,12 +59,12 @@ def test_result_is_framed_by_whether_its_findings_are_the_querys() -> None:
     film = np.zeros((8, 8), dtype=np.uint8)
 
     def frame(findings: list[str] | None, expected: list[str] | None) -> str:
-        html = page.results([page.result(film, "1.", "a <report>", findings, expected)])
+        content = html.results([html.result(film, "1.", "a <report>", findings, expected)])
         tags = Tags()
-        tags.feed(html)
+        tags.feed(content)
         assert tags.open == []
         assert "a <report>" in tags.text
-        return re.findall(r'class="result(?: (\w+))?"', html)[0]
+        return re.findall(r'class="result(?: (\w+))?"', content)[0]
 
     assert frame(["Edema", "Fracture"], ["Fracture", "Edema"]) == "good"
     assert frame(["Edema"], ["Fracture", "Edema"]) == "bad"
@@ -74,8 +74,8 @@ def test_result_is_framed_by_whether_its_findings_are_the_querys() -> None:
 
 
 def test_tags_tell_expected_findings_from_others() -> None:
-    kinds = dict(re.findall(r'class="tag(?: (\w+))?">([^<]+)', page.tags(["Edema", "Fracture"], ["Edema"])))
+    kinds = dict(re.findall(r'class="tag(?: (\w+))?">([^<]+)', html.tags(["Edema", "Fracture"], ["Edema"])))
     assert kinds == {"right": "Edema", "wrong": "Fracture"}
-    assert 'class="tag wrong">no positive finding' in page.tags([], ["Edema"])
-    assert 'class="tag right">no positive finding' in page.tags([], [])
-    assert 'class="tag">Edema' in page.tags(["Edema"])
+    assert 'class="tag wrong">no positive finding' in html.tags([], ["Edema"])
+    assert 'class="tag right">no positive finding' in html.tags([], [])
+    assert 'class="tag">Edema' in html.tags(["Edema"])

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.transforms.functional import normalize
 
-from medvill_pl.vision import VisionTrunk, VisualEmbedding, make_trunk, sample_places
+from medvill_pl.models.image_encoder import ImageEncoder, VisualEmbedding, make_cnn, sample_positions
 
 CPU = torch.device("cpu")
 
 
-def trunk_and_cnn(name: str) -> tuple[VisionTrunk, nn.Module]:
+def trunk_and_cnn(name: str) -> tuple[ImageEncoder, nn.Module]:
     torch.manual_seed(0)
-    cnn = make_trunk(name)
-    return VisionTrunk(cnn).eval(), cnn.eval()
+    cnn = make_cnn(name)
+    return ImageEncoder(cnn).eval(), cnn.eval()
 
 
 def grey_images(size: int = 64) -> Tensor:
@@ -42,7 +42,7 @@ def as_imagenet(images: Tensor) -> Tensor:
 )
 def test_stride_and_channels_of_a_trunk(name: str, stride: int, channels: int) -> None:
     with torch.device("meta"):  # shapes without the arithmetic
-        trunk = VisionTrunk(make_trunk(name))
+        trunk = ImageEncoder(make_cnn(name))
         features = trunk(torch.empty(3, 1, 128, 192))
     assert (trunk.stride, trunk.channels) == (stride, channels)
     assert features.shape == (3, channels, 128 // stride, 192 // stride)
@@ -86,19 +86,19 @@ def test_a_place_of_the_map_lies_where_its_pixels_are() -> None:
 
 def test_unknown_trunk_lists_the_choices() -> None:
     with pytest.raises(ValueError, match=r"unknown trunk 'vgg16'.*resnet50.*resnet_tiny"):
-        make_trunk("vgg16")
+        make_cnn("vgg16")
 
 
 @pytest.mark.parametrize("frozen", [-1, 5])
 def test_more_frozen_stages_than_there_are_is_refused(frozen: int) -> None:
-    with pytest.raises(ValueError, match=f"freeze_vision_stages must be 0 to 4 for this trunk, not {frozen}"):
-        VisionTrunk(make_trunk("resnet_tiny"), frozen)
+    with pytest.raises(ValueError, match=f"freeze_image_encoder_stages must be 0 to 4 for this trunk, not {frozen}"):
+        ImageEncoder(make_cnn("resnet_tiny"), frozen)
 
 
 @pytest.mark.parametrize("frozen", range(6))
 def test_frozen_stages_are_the_first_ones_from_the_stem_on(frozen: int) -> None:
     with torch.device("meta"):
-        trunk = VisionTrunk(make_trunk("resnet18"), frozen).train()
+        trunk = ImageEncoder(make_cnn("resnet18"), frozen).train()
     # torchvision's ResNet has 1 BatchNorm in its stem, 4 in its first stage, 5 in each of the others.
     layers = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
     num_frozen = [0, 1, 5, 10, 15, 20][frozen]
@@ -134,20 +134,20 @@ def test_visual_token_is_the_projection_of_feature_location_and_semantics(places
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 5), st.integers(1, 40), st.data())
 def test_sampled_places_are_distinct_ordered_and_on_the_map(
-    batch_size: int, num_places: int, data: st.DataObject
+    batch_size: int, num_positions: int, data: st.DataObject
 ) -> None:
-    num_sampled = data.draw(st.integers(1, num_places))
-    places = sample_places(batch_size, num_places, num_sampled, CPU)
+    num_sampled = data.draw(st.integers(1, num_positions))
+    places = sample_positions(batch_size, num_positions, num_sampled, CPU)
     assert places.shape == (batch_size, num_sampled)
     assert places.dtype == torch.int64
     for row in places.tolist():
         assert row == sorted(set(row))
-        assert 0 <= row[0] <= row[-1] < num_places
+        assert 0 <= row[0] <= row[-1] < num_positions
 
 
 def test_every_sample_has_a_draw_of_its_own_and_every_place_the_same_chance() -> None:
     torch.manual_seed(0)
-    places = sample_places(2000, 16, 12, CPU)
+    places = sample_positions(2000, 16, 12, CPU)
     assert len(set(map(tuple, places[:50].tolist()))) > 40  # of 1,820 subsets
     share = torch.bincount(places.flatten(), minlength=16) / 2000
     torch.testing.assert_close(share, torch.full((16,), 12 / 16), rtol=0, atol=0.04)  # 4 standard deviations
@@ -155,7 +155,7 @@ def test_every_sample_has_a_draw_of_its_own_and_every_place_the_same_chance() ->
 
 def test_places_follow_from_torchs_seed() -> None:
     torch.manual_seed(5)
-    first, second = (sample_places(4, 64, 20, CPU) for _ in range(2))
+    first, second = (sample_positions(4, 64, 20, CPU) for _ in range(2))
     torch.manual_seed(5)
-    assert torch.equal(sample_places(4, 64, 20, CPU), first)
+    assert torch.equal(sample_positions(4, 64, 20, CPU), first)
     assert not torch.equal(first, second)

@@ -1,0 +1,1 @@
+"""What computes: backbone, encoders, decoding. Nothing here trains or logs."""
