@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import medvill_pl
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,9 +29,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_wheel_holds_the_package_alone(built: Path) -> None:
-    names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    wheel = next(built.glob("*.whl"))
+    assert wheel.name.split("-")[1] == medvill_pl.__version__
+    names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"medvill_pl"}
-    assert {"medvill_pl/py.typed", "medvill_pl/synthetic/vocab.txt", "medvill_pl/cli/entry.py"} <= set(names)
+    files = ("__init__.pyi", "py.typed", "synthetic/vocab.txt", "cli/entry.py")
+    assert {f"medvill_pl/{name}" for name in files} <= set(names)
     assert any(name.endswith("entry_points.txt") for name in names)
 
 
