@@ -3,6 +3,8 @@
 import hashlib
 from typing import Literal, NotRequired, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 FINDINGS = (
@@ -24,6 +26,7 @@ FINDINGS = (
 """The 14 observations of the CheXpert labeler, in its order. Labels are columns in this order."""
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Batch(TypedDict):
@@ -82,3 +85,23 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def label_set_keys(labels: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Number the sets of positive labels: two images match where their numbers are equal.
+
+    Only 1 counts as positive; the set without any positive label is a set like the others.
+
+    Args:
+        labels: 1, 0, -1 or NaN (not mentioned), float32, shape ``(N, 14)``.
+
+    Returns:
+        int64, shape ``(N,)``.
+
+    Example:
+        >>> label_set_keys(np.array([[1, 0, 1], [1, np.nan, 1], [0, 1, -1], [0, 0, 0]], np.float32))
+        array([5, 5, 2, 0])
+    """
+    # Bit i of a number is the positive label i, so equal numbers are equal sets, and no table of sets is needed.
+    keys: NDArray[np.int64] = (labels == 1).astype(np.int64) @ (1 << np.arange(labels.shape[1], dtype=np.int64))
+    return keys

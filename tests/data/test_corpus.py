@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +30,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.data import corpus
-from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
+from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus, writer
 
 SIZE = 32
 INFO = CorpusInfo("a test", False, SIZE, ["Edema"])
@@ -64,7 +64,7 @@ def rows(tmp_path: Path) -> list[Row]:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut corpora into shards of 3 rows, so that the rows above make 3 + 1 + 1."""
-    monkeypatch.setattr(corpus, "SHARD_ROWS", 3)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 3)
 
 
 SHARDS = [
@@ -93,7 +93,7 @@ def rejected_of(folder: Path) -> list[dict[str, str]]:
 
 def write_interrupted(folder: Path, rows: Sequence[Row], info: CorpusInfo, after: int) -> None:
     """Write a corpus, and be interrupted when so many shards are made."""
-    write, calls = corpus._write_shard, iter(range(after))
+    write, calls = writer._write_shard, iter(range(after))
 
     def write_or_stop(shard: Any, prepared: Any) -> None:
         if next(calls, None) is None:
@@ -101,7 +101,7 @@ def write_interrupted(folder: Path, rows: Sequence[Row], info: CorpusInfo, after
         write(shard, prepared)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_write_shard", write_or_stop)
+        patch.setattr(writer, "_write_shard", write_or_stop)
         with pytest.raises(KeyboardInterrupt):
             write_corpus(folder, rows, info, workers=1)
 
@@ -169,14 +169,14 @@ def test_images_are_fitted_into_a_square(tmp_path: Path) -> None:
 def test_the_mark_of_completeness_is_written_last(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, before = corpus.write_atomically, set()
+    write, before = writer.write_atomically, set()
 
     def note_and_write(path: Path, content: bytes) -> None:
         if path.name == "corpus.json":
             before.update(contents(path.parent))
         write(path, content)
 
-    monkeypatch.setattr(corpus, "write_atomically", note_and_write)
+    monkeypatch.setattr(writer, "write_atomically", note_and_write)
     write_corpus(tmp_path / "corpus", rows, INFO)
     assert {*SHARDS, "rejected.csv"} <= before
 
@@ -192,13 +192,13 @@ def test_two_preparations_at_once_do_the_work_once(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    write_shard = corpus._write_shard
+    write_shard = writer._write_shard
 
-    def count(shard: corpus._Shard, prepared: Any) -> None:
+    def count(shard: writer._Shard, prepared: Any) -> None:
         written.append(shard.path.name)
         write_shard(shard, prepared)
 
-    monkeypatch.setattr(corpus, "_write_shard", count)
+    monkeypatch.setattr(writer, "_write_shard", count)
     with ThreadPoolExecutor(2) as pool:
         infos = list(pool.map(lambda _: write_corpus(tmp_path / "corpus", rows, INFO), range(2)))
     assert infos[0] == infos[1]
@@ -317,11 +317,11 @@ def test_failing_disk_is_no_fault_of_the_rows(tmp_path: Path, rows: list[Row]) -
 PREPARE = """
 import json, sys
 from pathlib import Path
-from medvill_pl.data import corpus
+from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus, writer
 
-corpus.SHARD_ROWS = 3
-rows = [corpus.Row(**row) for row in json.loads(sys.argv[2])]
-corpus.write_corpus(Path(sys.argv[1]), rows, corpus.CorpusInfo("a test", False, 256, []), workers=2)
+writer.SHARD_ROWS = 3
+rows = [Row(**row) for row in json.loads(sys.argv[2])]
+write_corpus(Path(sys.argv[1]), rows, CorpusInfo("a test", False, 256, []), workers=2)
 """
 
 
@@ -443,7 +443,7 @@ def test_folder_without_permission_is_named(name: str, locked: Path) -> None:
 
 
 def test_examples_in_the_order_of_the_rows(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "SHARD_ROWS", 1)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 1)
     rows = [replace(row, split="train") for row in rows]  # 12 shards: number 10 comes after number 9
     write_corpus(tmp_path / "corpus", rows, INFO)
     examples = CorpusExamples(tmp_path / "corpus", "train", SIZE)
@@ -473,6 +473,16 @@ def test_examples_images_are_resized_when_asked(size: int, tmp_path: Path) -> No
     assert (image.dtype, image.shape) == (torch.uint8, (1, size, size))
     assert (image[..., : size // 2 - 2] == 50).all()
     assert (image[..., size // 2 + 2 :] == 200).all()
+
+
+@pytest.mark.parametrize("is_disabled", [True, False])
+def test_reading_leaves_the_progress_bars_of_datasets_as_they_were(
+    is_disabled: bool, tmp_path: Path, rows: list[Row]
+) -> None:
+    write_corpus(tmp_path / "corpus", rows, INFO)
+    (datasets.disable_progress_bars if is_disabled else datasets.enable_progress_bars)()
+    CorpusExamples(tmp_path / "corpus", "train", SIZE)
+    assert datasets.are_progress_bars_disabled() is is_disabled
 
 
 def test_empty_split_is_an_error(tmp_path: Path, rows: list[Row]) -> None:
@@ -551,13 +561,13 @@ def test_dicom_rows_take_their_view_from_the_tags_and_legs_are_set_aside(tmp_pat
 
 
 def test_small_corpus_uses_all_workers(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "SHARD_ROWS", 100)
-    together, values = threading.Barrier(4, timeout=30), corpus._values
+    monkeypatch.setattr(writer, "SHARD_ROWS", 100)
+    together, values = threading.Barrier(4, timeout=30), writer._values
 
     def wait(row: Row, info: CorpusInfo) -> dict[str, Any]:
         together.wait()  # passes only where four rows are worked on at once
         return values(row, info)
 
-    monkeypatch.setattr(corpus, "_values", wait)
+    monkeypatch.setattr(writer, "_values", wait)
     done = write_corpus(tmp_path / "corpus", [replace(row, split="train") for row in rows], INFO, workers=4)
     assert done.splits == {"train": 12}

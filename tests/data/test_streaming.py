@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from medvill_pl import Batch
 from medvill_pl.batch import Split
-from medvill_pl.data import corpus
-from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
+from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus, writer
 from medvill_pl.data.streaming import StreamedBatches, StreamingDataModule, _buffers, stream_rows
 
 SIZE = 32
@@ -39,7 +38,7 @@ def make_corpus(folder: Path, num_train: int, shard_rows: int) -> Path:
         split: Split = "train" if number < num_train else "val" if number < num_train + 4 else "test"
         rows.append(Row(f"{number}", f"{number}", split, str(path), text_of(number), labels=tuple(map(_int, labels))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "SHARD_ROWS", shard_rows)
+        patch.setattr(writer, "SHARD_ROWS", shard_rows)
         write_corpus(folder / "corpus", rows, CorpusInfo("films", True, SIZE, ["Edema", "Consolidation"]))
     return folder / "corpus"
 

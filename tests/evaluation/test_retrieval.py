@@ -14,33 +14,11 @@ from medvill_pl.evaluation.retrieval import (
     chance_of,
     check_gallery,
     draw_candidate_sets,
-    label_sets,
     rank_candidates,
     retrieval_scores,
 )
 
 NAN = float("nan")
-
-
-# -- who matches whom ----------------------------------------------------------------------------
-
-
-def test_pairs_with_the_same_positive_labels_match() -> None:
-    labels = np.full((6, 14), NAN, np.float32)
-    labels[0, [2, 5]] = 1
-    labels[1, [2, 5, 9]] = 1, 1, -1  # uncertain is not positive
-    labels[2, 2] = 1
-    labels[3, 13] = 1
-    labels[4, 0] = 0  # nothing positive, as the last
-    sets = label_sets(labels).tolist()
-    assert sets[0] == sets[1]
-    assert sets[4] == sets[5]
-    assert len(set(sets)) == 4
-
-
-def test_every_set_of_labels_has_a_number_of_its_own() -> None:
-    every = np.array([[number >> place & 1 for place in range(14)] for number in range(2**14)], np.float32)
-    assert len(set(label_sets(every).tolist())) == 2**14
 
 
 # -- trials --------------------------------------------------------------------------------------

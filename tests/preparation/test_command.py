@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from medvill_pl.cli import main
-from medvill_pl.data import corpus as corpus_module
-from medvill_pl.data.corpus import CorpusInfo
+from medvill_pl.data.corpus import CorpusInfo, writer
 from medvill_pl.preparation.open_i import prepare_open_i
 
 Write = Callable[..., Path]
@@ -101,10 +100,10 @@ def test_dry_run_of_pairs_names_the_first_missing_image(
 PREPARE = """
 import sys
 from pathlib import Path
-from medvill_pl.data import corpus
+from medvill_pl.data.corpus import writer
 from medvill_pl.preparation.open_i import prepare_open_i
 
-corpus.SHARD_ROWS = 3
+writer.SHARD_ROWS = 3
 prepare_open_i(Path(sys.argv[1]), Path(sys.argv[2]), image_size=500, workers=2)
 """
 
@@ -118,7 +117,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_killed_preparation_goes_on_without_doing_a_shard_again(
     write_open_i: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_module, "SHARD_ROWS", 3)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 3)
     raw, folder = write_open_i(tmp_path / "raw", 60), tmp_path / "corpus"
     unpacked = tmp_path / ".corpus.images"
     places: list[Callable[[], bool]] = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from medvill_pl.batch import FINDINGS, Batch, Split, derive_seed
+from medvill_pl.batch import Batch, Split, derive_seed, label_set_keys
 from medvill_pl.tokenizer import ReportTokenizer
 
 Negatives = Literal["none", "labels", "text"]
@@ -117,12 +117,6 @@ class NonMatchingIndex:
         return drawn
 
 
-def _label_keys(labels: NDArray[np.float32]) -> NDArray[np.int64]:
-    """One number a set of positive labels."""
-    keys: NDArray[np.int64] = (labels == 1).astype(np.int64) @ (1 << np.arange(len(FINDINGS), dtype=np.int64))
-    return keys
-
-
 def _text_keys(reports: Sequence[str]) -> NDArray[np.int64]:
     texts = np.array([" ".join(report.lower().split()) for report in reports])
     keys: NDArray[np.int64] = np.unique(texts, return_inverse=True)[1]
@@ -146,7 +140,7 @@ def index_negatives(examples: Examples, negatives: Negatives, split: Split) -> N
             "mean the same"
         )
         by_labels = False
-    index = NonMatchingIndex(_label_keys(examples.labels) if by_labels else _text_keys(examples.reports))
+    index = NonMatchingIndex(label_set_keys(examples.labels) if by_labels else _text_keys(examples.reports))
     if index.num_keys < 2:
         what, remedy = ("set of positive labels", " or set negatives to 'text'") if by_labels else ("text", "")
         raise ValueError(

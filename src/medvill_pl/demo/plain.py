@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from medvill_pl.batch import FINDINGS, derive_seed
+from medvill_pl.batch import FINDINGS, derive_seed, label_set_keys
 from medvill_pl.data.batches import Examples
 from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets
 from medvill_pl.evaluation.classification import classification_scores
@@ -20,7 +20,6 @@ from medvill_pl.evaluation.results import Results
 from medvill_pl.evaluation.retrieval import (
     DIRECTIONS,
     draw_candidate_sets,
-    label_sets,
     rank_candidates,
     retrieval_scores,
 )
@@ -76,7 +75,7 @@ class PlainModel:
         """Metrics of trials that rank by how likely the report's findings are on the film."""
         order = np.argsort(np.array(pool.ids))
         labels, likely = pool.labels[order], probability.numpy()[order]
-        sets, scores = label_sets(labels), log_likelihood(likely, labels == 1)
+        sets, scores = label_set_keys(labels), log_likelihood(likely, labels == 1)
         rows: list[dict[str, Any]] = []
         for direction in DIRECTIONS:
             trials = draw_candidate_sets(len(sets), min(100, len(sets)), derive_seed(0, direction))

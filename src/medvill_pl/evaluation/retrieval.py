@@ -14,19 +14,6 @@ Direction = Literal["image_to_report", "report_to_image"]
 DIRECTIONS: tuple[Direction, ...] = ("image_to_report", "report_to_image")
 
 
-def label_sets(labels: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Number the sets of positive labels: pairs with equal numbers match each other; empty equals empty.
-
-    Args:
-        labels: 1, 0, -1 or NaN, shape ``(N, 14)``.
-
-    Returns:
-        int64, shape ``(N,)``.
-    """
-    sets: NDArray[np.int64] = (labels == 1).astype(np.int64) @ (1 << np.arange(labels.shape[1], dtype=np.int64))
-    return sets
-
-
 def check_gallery(num_pairs: int, num_candidates: int) -> None:
     """Refuse a pool that is smaller than a trial.
 

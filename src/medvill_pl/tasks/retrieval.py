@@ -8,13 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medvill_pl.batch import Batch, derive_seed
+from medvill_pl.batch import Batch, derive_seed, label_set_keys
 from medvill_pl.evaluation.retrieval import (
     DIRECTIONS,
     Direction,
     check_gallery,
     draw_candidate_sets,
-    label_sets,
     rank_candidates,
 )
 from medvill_pl.evaluation.statistics import Rows
@@ -180,7 +179,7 @@ class RetrievalTask(BaseTask):
 
     def _rank(self, entries: list[_Entry]) -> Rows:
         labels = np.array([entry.labels for entry in entries], dtype=np.float32)
-        sets, prior = label_sets(labels), self._log_prior(labels)
+        sets, prior = label_set_keys(labels), self._log_prior(labels)
         trials: list[tuple[Direction, str, NDArray[np.int64]]] = []
         for direction in DIRECTIONS:
             seed = derive_seed(self.candidate_seed, direction)
