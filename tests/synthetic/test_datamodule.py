@@ -1,4 +1,4 @@
-"""The embedded corpus as batches: what they hold, that they follow from seeds, and that films are rendered once."""
+"""The embedded corpus as batches: what they hold, that they follow from seeds, and that images are rendered once."""
 
 import subprocess
 import sys
@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 from medvill_pl.batch import Batch, Split
 from medvill_pl.synthetic import datamodule
 from medvill_pl.synthetic.datamodule import SyntheticDataModule, SyntheticExamples
-from medvill_pl.synthetic.film import render
 from medvill_pl.synthetic.grammar import write_report
+from medvill_pl.synthetic.rendering import render
 from medvill_pl.synthetic.study import Study, studies
 
 
 def make(**changed: Any) -> SyntheticDataModule:
-    """A corpus of 24, 10 and 10 small films, all stages set up."""
+    """A corpus of 24, 10 and 10 small images, all stages set up."""
     arguments = {"num_train": 24, "num_val": 10, "num_test": 10, "image_size": 32, "batch_size": 8}
     data = SyntheticDataModule(**(arguments | changed))
     data.setup("fit")
@@ -39,16 +39,16 @@ def ids(data: SyntheticDataModule, split: Split) -> list[str]:
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the films that are rendered, in order."""
-    seen: list[str] = []
+    """Ids of the studies that are rendered, in order."""
+    ids: list[str] = []
 
     def render_and_note(study: Study, size: int) -> NDArray[np.uint8]:
-        seen.append(study.id)
+        ids.append(study.id)
         return render(study, size)
 
     monkeypatch.setattr(datamodule, "render", render_and_note)
-    datamodule._examples.cache_clear()  # the films of a process are drawn once for all its data modules
-    return seen
+    datamodule._examples.cache_clear()  # the images of a process are rendered once for all its data modules
+    return ids
 
 
 # -- what a batch holds -------------------------------------------------------------------------
@@ -119,38 +119,38 @@ def test_examples_are_the_first_studies(split: Split) -> None:
     assert examples.image(4).shape == (1, 32, 32)
 
 
-def test_text_is_cut_at_max_words() -> None:
+def test_text_is_truncated_at_max_tokens() -> None:
     with pytest.warns(UserWarning, match="longer than 6 word pieces"):
         data = make(max_tokens=6)
     assert all(batch["input_ids"].shape == (len(batch["id"]), 7) for batch in data.train_dataloader())
 
 
-def test_nobody_is_shown() -> None:
+def test_the_corpus_has_a_version_and_shows_nobody() -> None:
     data = SyntheticDataModule()
     assert data.name == "synthetic v1"
     assert data.is_credentialed is False
 
 
-# -- films --------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------
 
 
-def test_films_rendered_in_a_pool_are_the_films() -> None:
+def test_images_rendered_in_a_pool_are_those_rendered_alone() -> None:
     examples, alone = SyntheticExamples("test", 5, 32), SyntheticExamples("test", 5, 32)
     examples.image(2)
-    asked: list[Study] = []
+    rendered: list[Study] = []
 
     class Pool(ThreadPoolExecutor):
         def map(self, fn: Any, *iterables: Any, **options: Any) -> Any:
-            asked.extend(iterables[0])
+            rendered.extend(iterables[0])
             return super().map(fn, *iterables, **options)
 
     with Pool() as pool:
-        examples.render_films(pool)
-    assert asked == [study for place, study in enumerate(examples.studies) if place != 2]
-    assert torch.equal(examples.films(), alone.films())
+        examples.render_all(pool)
+    assert rendered == [study for index, study in enumerate(examples.studies) if index != 2]
+    assert torch.equal(examples.images(), alone.images())
 
 
-def test_a_film_is_rendered_once_and_when_asked_for(rendered: list[str]) -> None:
+def test_an_image_is_rendered_once_and_when_asked_for(rendered: list[str]) -> None:
     data = make(negatives="text")
     assert rendered == []
     train = data.train_dataloader()
@@ -164,7 +164,7 @@ def test_a_film_is_rendered_once_and_when_asked_for(rendered: list[str]) -> None
     assert len(rendered) == 24 + 10
 
 
-def test_setting_up_again_keeps_the_films(rendered: list[str]) -> None:
+def test_setting_up_again_keeps_the_images(rendered: list[str]) -> None:
     data = make()
     list(data.train_dataloader())
     data.setup("fit")
@@ -172,7 +172,7 @@ def test_setting_up_again_keeps_the_films(rendered: list[str]) -> None:
     assert len(rendered) == 24
 
 
-def test_changing_a_batch_leaves_the_films_alone() -> None:
+def test_changing_a_batch_leaves_the_images_alone() -> None:
     data = make()
     before = [batch["image"].clone() for batch in data.val_dataloader()]
     for batch in data.val_dataloader():
@@ -183,17 +183,17 @@ def test_changing_a_batch_leaves_the_films_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_give_the_same_batches_and_share_their_films(method: str, rendered: list[str]) -> None:
+def test_workers_give_the_same_batches_and_share_their_images(method: str, rendered: list[str]) -> None:
     alone, data = make(negatives="labels"), make(negatives="labels", num_workers=2)
     plain = data.train_dataloader()
-    found = list(
+    batches = list(
         DataLoader(plain.dataset, batch_size=None, sampler=plain.sampler, num_workers=2, multiprocessing_context=method)
     )
     for index, study in enumerate(islice(studies("train"), 24)):
-        film = data.datasets["train"].examples.image(index)[0]
-        np.testing.assert_array_equal(film.numpy(), render(study, 32))
+        image = data.datasets["train"].examples.image(index)[0]
+        np.testing.assert_array_equal(image.numpy(), render(study, 32))
     assert rendered == []  # the workers rendered, and this process has what they rendered
-    for one, other in zip(alone.train_dataloader(), found, strict=True):
+    for one, other in zip(alone.train_dataloader(), batches, strict=True):
         assert one["id"] == other["id"]
         for name in ("image", "input_ids", "labels", "matched", "seed"):
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True)  # type: ignore[literal-required]
@@ -237,9 +237,9 @@ def test_the_corpus_seed_gives_other_pairs() -> None:
 def test_the_test_split_is_fixed() -> None:
     expected = {study.id for study in islice(studies("test"), 10)}
     for data in (make(), make(seed=5), make(num_train=3), make(negatives="labels"), make(batch_size=3)):
-        found = ids(data, "test")
-        assert len(found) == 10
-        assert set(found) == expected
+        names = ids(data, "test")
+        assert len(names) == 10
+        assert set(names) == expected
         predicted = list(data.predict_dataloader())
         assert {name for batch in predicted for name in batch["id"]} == expected
         assert all(batch["matched"].all() for batch in predicted)

@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.synthetic.grammar import SECTIONS, Report, _Writer, perplexity_floor, sentences, write_report
+from medvill_pl.synthetic.grammar import SECTIONS, Report, ReportWriter, perplexity_floor, sentences, write_report
 from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.study import DEVICES, Observation, Study, studies
 from medvill_pl.tokenizer import ReportTokenizer
 
-Section = Callable[[_Writer, Study], None]
+Section = Callable[[ReportWriter, Study], None]
 Derivation = tuple[str, float]
 Enumerated = list[tuple[Study, list[list[Derivation]]]]
 
@@ -56,7 +56,7 @@ def take(split: Split, number: int) -> list[Study]:
     return list(islice(studies(split), number))
 
 
-def film(*observations: Observation, view: str = "AP") -> Study:
+def study_of(*observations: Observation, view: str = "AP") -> Study:
     return Study("a-study", "a-patient", "a-patient", view, observations)  # type: ignore[arg-type]
 
 
@@ -72,7 +72,7 @@ def _replay(section: Section, study: Study, prefix: tuple[int, ...]) -> tuple[st
         met.append(probabilities)
         return prefix[len(met) - 1] if len(met) <= len(prefix) else 0
 
-    writer = _Writer(choose)
+    writer = ReportWriter(choose)
     section(writer, study)
     return " ".join(writer.sentences), met
 
@@ -84,13 +84,13 @@ def derivations(section: Section, study: Study) -> Iterator[Derivation]:
         prefix = pending.pop()
         text, met = _replay(section, study, prefix)
         choices = prefix + (0,) * (len(met) - len(prefix))
-        for place in range(len(prefix), len(met)):
-            pending += [(*choices[:place], other) for other in range(1, len(met[place]))]
+        for position in range(len(prefix), len(met)):
+            pending += [(*choices[:position], other) for other in range(1, len(met[position]))]
         yield text, math.prod(probabilities[choice] for probabilities, choice in zip(met, choices, strict=True))
 
 
 def every_observation(finding: str, strength: float) -> list[Observation]:
-    """All that a film can show of one finding."""
+    """All that a radiograph can show of one finding."""
     one_side, zones = ("left", "right"), ("upper", "mid", "lower")
     if finding in ("Cardiomegaly", "Enlarged Cardiomediastinum"):
         return [Observation(finding, strength)]
@@ -113,11 +113,11 @@ def every_observation(finding: str, strength: float) -> list[Observation]:
 
 def stated(finding: str, observation: Observation) -> list[str]:
     """The sentences that may state one observation."""
-    return [text for text, _ in derivations(lambda writer, study: writer.state(finding, study), film(observation))]
+    return [text for text, _ in derivations(lambda writer, study: writer.state(finding, study), study_of(observation))]
 
 
 def labels_of(text: str) -> dict[str, float]:
-    """What a reader who knows nothing of the film takes from the text."""
+    """What a reader who knows nothing of the image takes from the text."""
     labels: dict[str, float] = {}
     for sentence in split_sentences(text.lower()):
         value = -1 if re.search(HEDGE, sentence) else 0 if re.search(DENIAL, sentence) else 1
@@ -141,10 +141,10 @@ def reports(train: list[Study]) -> list[Report]:
 def enumerated() -> Enumerated:
     """Studies of the corpus and extreme ones, each with all derivations of its sections."""
     everything = [
-        film(*(every_observation(finding, strength)[-1] for finding in FINDINGS[1:])) for strength in (0.1, 0.5)
+        study_of(*(every_observation(finding, strength)[-1] for finding in FINDINGS[1:])) for strength in (0.1, 0.5)
     ]
-    devices = film(*every_observation("Support Devices", 0.5)[::2], view="PA")
-    chosen = [film(), film(view="PA"), devices, *everything, *take("test", 40)]
+    devices = study_of(*every_observation("Support Devices", 0.5)[::2], view="PA")
+    chosen = [study_of(), study_of(view="PA"), devices, *everything, *take("test", 40)]
     return [(study, [list(derivations(section, study)) for section in SECTIONS]) for study in chosen]
 
 
@@ -153,15 +153,15 @@ def sentences_of_sections(
     enumerated: Enumerated,
 ) -> list[set[str]]:
     """All sentences that each section can produce."""
-    found: list[set[str]] = [set() for _ in SECTIONS]
+    sections_sentences: list[set[str]] = [set() for _ in SECTIONS]
     for _, sections in enumerated:
-        for place, derived in enumerate(sections):
-            found[place].update(sentence for text, _ in derived for sentence in split_sentences(text))
-    for place, findings in enumerate(SPOKEN_OF):
+        for index, derived in enumerate(sections):
+            sections_sentences[index].update(sentence for text, _ in derived for sentence in split_sentences(text))
+    for index, findings in enumerate(SPOKEN_OF):
         for finding, strength in product(findings, (0.1, 0.3, 0.6, 0.9)):
             for observation in every_observation(finding, strength):
-                found[place].update(stated(finding, observation))
-    return found
+                sections_sentences[index].update(stated(finding, observation))
+    return sections_sentences
 
 
 def test_a_version_of_the_texts_never_changes(reports: list[Report]) -> None:
@@ -225,9 +225,9 @@ def test_log_probability_is_the_sum_over_the_sections(
     for study, sections in enumerated:
         report = write_report(study)
         expected = 0.0
-        found = split_sentences(report.text)
+        written = split_sentences(report.text)
         for own, derived in zip(sentences_of_sections, sections, strict=True):
-            expected += math.log(dict(derived)[" ".join(sentence for sentence in found if sentence in own)])
+            expected += math.log(dict(derived)[" ".join(sentence for sentence in written if sentence in own)])
         assert report.log_probability == pytest.approx(expected, abs=1e-9)
 
 
@@ -254,32 +254,32 @@ def test_sentences_lists_what_can_be_produced_and_nothing_else(sentences_of_sect
     assert set(listed) - produced == set()
 
 
-# -- true to the film ---------------------------------------------------------------------------
+# -- true to the image --------------------------------------------------------------------------
 
 
 def test_labels_are_what_a_reader_takes_from_the_text(reports: list[Report]) -> None:
     for report in reports:
-        found = labels_of(report.text)
-        expected = np.array([found.get(finding, np.nan) for finding in FINDINGS], dtype=np.float32)
+        read = labels_of(report.text)
+        expected = np.array([read.get(finding, np.nan) for finding in FINDINGS], dtype=np.float32)
         np.testing.assert_array_equal(report.labels, expected, report.text)
 
 
-def test_what_the_film_shows_is_stated_and_never_denied(train: list[Study], reports: list[Report]) -> None:
+def test_what_the_image_shows_is_stated_and_never_denied(train: list[Study], reports: list[Report]) -> None:
     for study, report in zip(train, reports, strict=True):
-        for place, finding in enumerate(FINDINGS[1:], start=1):
-            shown = study.find(finding)
-            if shown:
-                assert report.labels[place] == (1 if shown[0].is_certain else -1)
+        for column, finding in enumerate(FINDINGS[1:], start=1):
+            observed = study.find(finding)
+            if observed:
+                assert report.labels[column] == (1 if observed[0].is_certain else -1)
             else:
-                assert report.labels[place] not in (1, -1)
+                assert report.labels[column] not in (1, -1)
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
 def test_states_of_a_label(reports: list[Report], finding: str) -> None:
     values: NDArray[np.float32] = np.stack([report.labels for report in reports])[:, FINDINGS.index(finding)]
     states = {"No Finding": {1.0, None}, "Support Devices": {1.0, 0.0, None}}
-    found = {None if math.isnan(value) else value for value in values.tolist()}
-    assert found == states.get(finding, {1.0, 0.0, -1.0, None})
+    seen = {None if math.isnan(value) else value for value in values.tolist()}
+    assert seen == states.get(finding, {1.0, 0.0, -1.0, None})
     assert values.dtype == np.float32
 
 

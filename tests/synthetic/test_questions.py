@@ -1,4 +1,4 @@
-"""Questions about films: answered as the study says, of every type, never about what is hedged."""
+"""Questions about images: answered as the study says, of every type, never about what is hedged."""
 
 import hashlib
 import re
@@ -50,9 +50,9 @@ RULES = [
 
 def understand(question: str) -> tuple[str, str | None, str | None]:
     """Type, finding and proposed value of a question, read from its words alone."""
-    found = [(kind, match.groupdict()) for kind, rule in RULES if (match := re.fullmatch(rule, question))]
-    assert len(found) == 1, question
-    kind, parts = found[0]
+    matches = [(kind, match.groupdict()) for kind, rule in RULES if (match := re.fullmatch(rule, question))]
+    assert len(matches) == 1, question
+    kind, parts = matches[0]
     return kind, FINDING_OF[parts["name"]] if "name" in parts else None, parts.get("value")
 
 
@@ -79,7 +79,7 @@ def answer(study: Study, question: str) -> str:
     return truth if value is None else "yes" if truth == value else "no"
 
 
-def film(*observations: Observation, name: str = "a-study", view: View = "AP") -> Study:
+def study_of(*observations: Observation, name: str = "a-study", view: View = "AP") -> Study:
     return Study(name, "a-patient", "a-patient", view, observations)
 
 
@@ -115,13 +115,13 @@ def test_a_version_of_the_questions_never_changes() -> None:
 
 
 def test_the_same_study_gets_the_same_questions() -> None:
-    study = film(Observation("Edema", 0.9, "bilateral"))
+    study = study_of(Observation("Edema", 0.9, "bilateral"))
     assert ask(study) == ask(study)
-    others = [ask(film(*study.observations, name=f"study-{number}")) for number in range(10)]
+    others = [ask(study_of(*study.observations, name=f"study-{number}")) for number in range(10)]
     assert any(questions != others[0] for questions in others)
 
 
-def test_a_film_is_not_asked_the_same_twice(asked: Asked) -> None:
+def test_an_image_is_not_asked_the_same_twice(asked: Asked) -> None:
     seen = Counter((study.id, question.question) for study, question in asked)
     assert max(seen.values()) == 1
 
@@ -136,9 +136,9 @@ def test_hedged_findings_are_never_asked_about(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("finding", FINDINGS[1:-1])
-def test_a_film_with_one_faint_finding_is_asked_about_others(finding: str) -> None:
+def test_an_image_with_one_faint_finding_is_asked_about_others(finding: str) -> None:
     for number in range(8):
-        questions = ask(film(Observation(finding, 0.1, "left", "mid"), name=f"study-{number}"))
+        questions = ask(study_of(Observation(finding, 0.1, "left", "mid"), name=f"study-{number}"))
         assert {question.answer for question in questions if question.question_type == "presence"} == {"no"}
         assert {question.question_type for question in questions} == {"presence", "view"}
 
@@ -182,7 +182,7 @@ def test_as_many_findings_that_are_there_are_asked_about_as_ones_that_are_not() 
 
 
 def test_details_of_one_finding_are_asked_for() -> None:
-    questions = ask(film(Observation("Lung Lesion", 0.8, "left", "upper", count=2), view="PA"))
+    questions = ask(study_of(Observation("Lung Lesion", 0.8, "left", "upper", count=2), view="PA"))
     assert Counter(question.question_type for question in questions) == {
         "presence": 2,
         "side": 1,
@@ -195,9 +195,9 @@ def test_details_of_one_finding_are_asked_for() -> None:
 def test_the_device_is_asked_for_where_it_is_the_only_one() -> None:
     tube = Observation("Support Devices", 0.5, device="endotracheal tube")
     pacemaker = Observation("Support Devices", 0.9, "left", device="pacemaker")
-    one = [question for question in ask(film(tube)) if question.question_type == "device"]
+    one = [question for question in ask(study_of(tube)) if question.question_type == "device"]
     assert one == [Question("which device is seen?", "endotracheal tube", "open", "device")]
-    assert not [question for question in ask(film(tube, pacemaker)) if question.question_type == "device"]
+    assert not [question for question in ask(study_of(tube, pacemaker)) if question.question_type == "device"]
 
 
 def test_the_tokenizer_knows_questions_and_answers(asked: Asked) -> None:

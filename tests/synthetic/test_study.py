@@ -76,9 +76,9 @@ def test_splits_share_no_patient_and_no_study() -> None:
     assert len({study.id for split in splits for study in split}) == 3000
 
 
-def test_splits_show_different_films() -> None:
+def test_splits_show_different_findings() -> None:
     train, test = ([study.observations for study in take(split, 200)] for split in ("train", "test"))
-    assert sum(a == b for a, b in zip(train, test, strict=True)) < 40  # films without a finding agree
+    assert sum(a == b for a, b in zip(train, test, strict=True)) < 40  # studies without a finding agree
 
 
 def test_another_seed_gives_another_corpus_of_the_same_kind() -> None:
@@ -109,16 +109,16 @@ def test_a_finding_is_neither_rare_nor_common(train: list[Study], finding: str) 
 
 @pytest.mark.parametrize("finding", FINDINGS[1:])
 def test_a_finding_takes_all_its_values_and_no_others(observations: list[Observation], finding: str) -> None:
-    seen = [observation for observation in observations if observation.finding == finding]
+    own = [observation for observation in observations if observation.finding == finding]
     sides, zones, counts = ATTRIBUTES[finding]
-    assert {observation.side for observation in seen} == sides
-    assert {observation.zone for observation in seen} == zones
-    assert {observation.count for observation in seen} == counts
-    assert {observation.severity for observation in seen} == {"mild", "moderate", "severe"}
-    assert {observation.is_certain for observation in seen} == (
+    assert {observation.side for observation in own} == sides
+    assert {observation.zone for observation in own} == zones
+    assert {observation.count for observation in own} == counts
+    assert {observation.severity for observation in own} == {"mild", "moderate", "severe"}
+    assert {observation.is_certain for observation in own} == (
         {True} if finding == "Support Devices" else {True, False}
     )
-    assert all(0.02 <= observation.strength <= 1 for observation in seen)
+    assert all(0.02 <= observation.strength <= 1 for observation in own)
 
 
 def test_only_support_devices_are_devices(observations: list[Observation]) -> None:
@@ -197,8 +197,8 @@ def test_draws_never_change() -> None:
 
 def test_indices_are_drawn_by_weight() -> None:
     draw = Draw("weights")
-    seen = Counter(draw.index((1.0, 0.0, 3.0, 6.0)) for _ in range(20_000))
-    shares = [seen[place] / 20_000 for place in range(4)]
+    counts = Counter(draw.index((1.0, 0.0, 3.0, 6.0)) for _ in range(20_000))
+    shares = [counts[position] / 20_000 for position in range(4)]
     assert shares == pytest.approx([0.1, 0.0, 0.3, 0.6], abs=0.015)
 
 

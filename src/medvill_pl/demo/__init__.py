@@ -228,8 +228,8 @@ def draw_films(data: dict[str, Any], pool: ProcessPoolExecutor) -> Tensor:
     """Draw all films; those that the tasks look at, uint8, shape ``(N, 1, H, W)``."""
     splits = [split.examples for split in data["pretraining"].datasets.values()]
     for examples in tqdm([data["cnn"].datasets["train"].examples, *splits], "drawing films"):
-        examples.render_films(pool)
-    return torch.cat([examples.films() for examples in splits])
+        examples.render_all(pool)
+    return torch.cat([examples.images() for examples in splits])
 
 
 def make_task(name: str, pretrained: PretrainingTask, data: dict[str, Any], seed: int) -> BaseTask:
@@ -292,12 +292,12 @@ def _log_frequencies(data: SyntheticDataModule) -> Tensor:
 def compare_plain(model: PlainModel, data: dict[str, Any], results: dict[str, Results]) -> dict[str, dict[str, float]]:
     """What the plain ResNet-18 reaches in every task."""
     test: SyntheticExamples = data["classification"].datasets["test"].examples
-    probability = model.probabilities(test.films())
+    probability = model.probabilities(test.images())
     place = {name: index for index, name in enumerate(test.ids)}
     by_id = probability[[place[row["id"]] for row in results["classification"].rows]]
     pool = data["retrieval"].datasets["test"].examples
     questions = data["vqa"].datasets["test"].examples
-    number = min(400, len(data["vqa"].datasets["train"].examples.films.ids))
+    number = min(400, len(data["vqa"].datasets["train"].examples.examples.ids))
     asked = SyntheticQuestions(SyntheticExamples("train", number, IMAGE_SIZE))
     answers = dict(zip(questions.ids, model.vqa(asked, questions), strict=True))
     answered = [{**row, "prediction": answers[row["id"]]} for row in results["vqa"].rows]

@@ -106,7 +106,7 @@ class PlainModel:
         weight = torch.zeros(len(wordings), len(FINDINGS) + 1, len(answers), requires_grad=True)
 
         def encode(asked: SyntheticQuestions) -> tuple[Tensor, Tensor]:
-            probability = self.probabilities(asked.films.films())[asked.film_of]
+            probability = self.probabilities(asked.examples.images())[asked.image_indices]
             known = torch.tensor([wordings.get(question, 0) for question in asked.questions])
             return known, nn.functional.pad(probability, (0, 1), value=1.0)
 

@@ -106,7 +106,7 @@ def train_image_encoder(data: SyntheticDataModule, steps: int) -> ImageEncoder:
 def training_films(data: SyntheticDataModule) -> tuple[Tensor, Tensor]:
     """All training films, uint8, shape ``(N, 1, H, W)``, and their positive findings, float32, shape ``(N, 14)``."""
     examples = cast(SyntheticExamples, data.datasets["train"].examples)
-    return examples.films(), torch.from_numpy((examples.labels == 1).astype(np.float32))
+    return examples.images(), torch.from_numpy((examples.labels == 1).astype(np.float32))
 
 
 def _report_words(data: SyntheticDataModule) -> Tensor:

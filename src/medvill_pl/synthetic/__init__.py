@@ -1,1 +1,1 @@
-"""The embedded corpus: phantom films that show what their reports say."""
+"""The embedded corpus: phantom radiographs that show what their reports say."""

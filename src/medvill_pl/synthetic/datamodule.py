@@ -12,25 +12,34 @@ from torch import Tensor
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.synthetic.film import render
 from medvill_pl.synthetic.grammar import write_report
 from medvill_pl.synthetic.questions import ask
+from medvill_pl.synthetic.rendering import render
 from medvill_pl.synthetic.study import VERSION, Study, studies
 from medvill_pl.tokenizer import MAX_TOKENS
 
 
 class SyntheticExamples:
-    """The first pairs of a split of the embedded corpus; a film is rendered when it is first asked for.
+    """The first pairs of a split of the embedded corpus; an image is rendered when it is first asked for.
 
     Args:
         split: ``train``, ``val`` or ``test``.
         num_pairs: how many pairs.
-        image_size: side of the films in pixels. All films are kept, one byte a pixel.
+        image_size: side of the images in pixels, 32 or more. All images are kept, one byte per pixel.
         seed: another seed gives another corpus of the same kind.
-        share_memory: keep the films where worker processes can add to them.
+        share_memory: keep the images where worker processes can add to them.
 
     Attributes:
-        studies: what each film shows.
+        studies: what each image shows.
+        ids: identifier of each study.
+        reports: text of each report.
+        labels: the 14 findings of each report: 1, 0, -1 (uncertain), NaN (not mentioned), float32, shape ``(N, 14)``.
+        log_probability: natural logarithm of each report's probability given its findings, float64, shape ``(N,)``.
+
+    Example:
+        >>> examples = SyntheticExamples("test", num_pairs=3, image_size=32)
+        >>> examples.image(0).shape, examples.labels.shape, examples.ids[0]
+        (torch.Size([1, 32, 32]), (3, 14), 'test-0-p000000-s0')
     """
 
     labelled = FINDINGS
@@ -44,68 +53,79 @@ class SyntheticExamples:
         self.reports = [report.text for report in written]
         self.labels: NDArray[np.float32] = np.stack([report.labels for report in written])
         self.log_probability: NDArray[np.float64] = np.array([report.log_probability for report in written])
-        with torch.inference_mode(False):  # films first asked for by a test may serve training later
-            self._films = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # images first asked for by a test may serve training later
+            self._images = torch.zeros(num_pairs, 1, image_size, image_size, dtype=torch.uint8)
             self._is_rendered = torch.zeros(num_pairs, dtype=torch.bool)
         if share_memory:
-            for tensor in (self._films, self._is_rendered):
+            for tensor in (self._images, self._is_rendered):
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     def image(self, index: int) -> Tensor:
-        """The film of one pair, uint8, shape ``(1, image_size, image_size)``."""
+        """The image of one pair, uint8, shape ``(1, image_size, image_size)``."""
         if not self._is_rendered[index]:
-            self._keep(index, render(self.studies[index], self._films.shape[-1]))
-        return self._films[index]
+            self._keep(index, render(self.studies[index], self._images.shape[-1]))
+        return self._images[index]
 
-    def _keep(self, index: int, film: NDArray[np.uint8]) -> None:
-        self._films[index, 0] = torch.from_numpy(film)
+    def _keep(self, index: int, pixels: NDArray[np.uint8]) -> None:
+        self._images[index, 0] = torch.from_numpy(pixels)
         self._is_rendered[index] = True
 
-    def render_films(self, pool: Executor) -> None:
-        """Render all films that nobody asked for yet, side by side in a pool of processes."""
+    def render_all(self, pool: Executor) -> None:
+        """Render all images that nobody asked for yet, side by side in a pool of processes."""
         missing = (~self._is_rendered).nonzero()[:, 0].tolist()
-        draw = partial(render, size=self._films.shape[-1])
-        films = pool.map(draw, [self.studies[index] for index in missing], chunksize=64)
-        for index, film in zip(missing, films, strict=True):
-            self._keep(index, film)
+        render_one = partial(render, size=self._images.shape[-1])
+        images = pool.map(render_one, [self.studies[index] for index in missing], chunksize=64)
+        for index, pixels in zip(missing, images, strict=True):
+            self._keep(index, pixels)
 
-    def films(self) -> Tensor:
-        """All films, uint8, shape ``(N, 1, image_size, image_size)``."""
+    def images(self) -> Tensor:
+        """All images, uint8, shape ``(N, 1, image_size, image_size)``."""
         return torch.stack([self.image(index) for index in range(len(self.ids))])
 
 
 class SyntheticQuestions:
-    """The questions about the first films of a split of the embedded corpus, film after film.
+    """The questions about the first images of a split of the embedded corpus, image after image.
 
     Args:
-        films: the films asked about, with their studies.
+        examples: the images asked about, with their studies.
 
     Attributes:
-        film_of: the film of each question, as a place in ``films``.
+        examples: the images asked about.
+        image_indices: the image of each question, as a position in ``examples``.
+        questions: text of each question.
+        answers: text of each answer.
+        answer_types: ``closed`` or ``open``.
+        question_types: what each question asks about, see :class:`medvill_pl.synthetic.questions.Question`.
+
+    Example:
+        >>> questions = SyntheticQuestions(SyntheticExamples("test", num_pairs=3, image_size=32))
+        >>> questions.questions[0], questions.answers[0], questions.image_indices[0]
+        ('does the film show consolidation?', 'yes', 0)
     """
 
     labelled = FINDINGS
 
-    def __init__(self, films: SyntheticExamples) -> None:
-        self.films = films
-        asked = [(index, number, one) for index, s in enumerate(films.studies) for number, one in enumerate(ask(s))]
-        self.film_of = [index for index, _, _ in asked]
-        self.ids = [f"{films.ids[index]}-q{number}" for index, number, _ in asked]
-        self.reports = [films.reports[index] for index in self.film_of]
-        self.labels: NDArray[np.float32] = films.labels[self.film_of]
-        self.questions = [one.question for _, _, one in asked]
-        self.answers = [one.answer for _, _, one in asked]
-        self.answer_types: list[str] = [one.answer_type for _, _, one in asked]
-        self.question_types: list[str] = [one.question_type for _, _, one in asked]
-        self.organs = ["chest"] * len(asked)
+    def __init__(self, examples: SyntheticExamples) -> None:
+        self.examples = examples
+        asked = [ask(study) for study in examples.studies]
+        questions = [question for of_image in asked for question in of_image]
+        self.image_indices = [index for index, of_image in enumerate(asked) for _ in of_image]
+        self.ids = [f"{i}-q{n}" for i, of_image in zip(examples.ids, asked, strict=True) for n in range(len(of_image))]
+        self.reports = [examples.reports[index] for index in self.image_indices]
+        self.labels: NDArray[np.float32] = examples.labels[self.image_indices]
+        self.questions = [question.question for question in questions]
+        self.answers = [question.answer for question in questions]
+        self.answer_types: list[str] = [question.answer_type for question in questions]
+        self.question_types: list[str] = [question.question_type for question in questions]
+        self.organs = ["chest"] * len(questions)
 
     def image(self, index: int) -> Tensor:
-        """The film of one question, uint8, shape ``(1, image_size, image_size)``."""
-        return self.films.image(self.film_of[index])
+        """The image of one question, uint8, shape ``(1, image_size, image_size)``."""
+        return self.examples.image(self.image_indices[index])
 
 
 class SyntheticDataModule(BaseDataModule):
-    """The embedded corpus: phantom films and reports, the same on every machine.
+    """The embedded corpus: phantom radiographs and reports, the same on every machine.
 
     It needs no files and no network. Splits share no patient.
 
@@ -114,15 +134,18 @@ class SyntheticDataModule(BaseDataModule):
         num_val: pairs of the validation split.
         num_test: pairs of the test split.
         tokenizer: what :meth:`ReportTokenizer.load` takes; ``synthetic`` knows just the corpus' words.
-        image_size: side of the films in pixels, 32 or more.
-        batch_size: pairs of a batch, for each process.
+        image_size: side of the images in pixels, 32 or more.
+        batch_size: pairs per batch and process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_tokens: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are truncated to this many tokens.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
         corpus_seed: another value gives another corpus of the same kind.
-        augment: change the films of training a little.
+        augment: change the training images a little.
+
+    Raises:
+        ValueError: if a split has no pairs, or images are smaller than 32 pixels.
 
     Example:
         >>> data = SyntheticDataModule(num_train=8, num_val=4, batch_size=4, image_size=64, num_workers=0)
@@ -170,24 +193,34 @@ class SyntheticDataModule(BaseDataModule):
 
 @lru_cache(maxsize=8)
 def _examples(split: Split, num_pairs: int, image_size: int, seed: int, share_memory: bool) -> SyntheticExamples:
-    """The films of a split, drawn once for all data modules of a process."""
+    """The images of a split, rendered once for all data modules of a process."""
     return SyntheticExamples(split, num_pairs, image_size, seed, share_memory)
 
 
 class SyntheticVQADataModule(BaseDataModule):
-    """Questions about the films of the embedded corpus, with their answers (see :class:`SyntheticDataModule`).
+    """Questions about the images of the embedded corpus, with their answers (see :class:`SyntheticDataModule`).
 
     Args:
-        num_train: films of the training split, each with several questions.
-        num_val: films of the validation split.
-        num_test: films of the test split.
+        num_train: images of the training split, each with several questions.
+        num_val: images of the validation split.
+        num_test: images of the test split.
         tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the films in pixels, 32 or more.
-        batch_size: questions of a batch, for each process.
-        max_tokens: longer questions are cut to so many word pieces.
+        image_size: side of the images in pixels, 32 or more.
+        batch_size: questions per batch and process.
+        max_tokens: longer questions are truncated to this many tokens.
         num_workers: processes that prepare batches.
         seed: seed of the order.
         corpus_seed: another value gives another corpus of the same kind.
+
+    Raises:
+        ValueError: as :class:`SyntheticDataModule`.
+
+    Example:
+        >>> data = SyntheticVQADataModule(num_test=2, batch_size=4, image_size=32)
+        >>> data.setup("test")
+        >>> batch = next(iter(data.test_dataloader()))
+        >>> batch["report"][0], batch["answer"][0]
+        ('is atelectasis present?', 'yes')
     """
 
     name = f"synthetic questions v{VERSION}"
@@ -209,10 +242,10 @@ class SyntheticVQADataModule(BaseDataModule):
     ) -> None:
         super().__init__(tokenizer, image_size, batch_size, "none", max_tokens, 1, num_workers, seed)
         self.save_hyperparameters(logger=False)
-        self._films = SyntheticDataModule(
+        self._images = SyntheticDataModule(
             num_train, num_val, num_test, tokenizer, image_size, num_workers=num_workers, corpus_seed=corpus_seed
         )
 
     def examples(self, split: Split) -> SyntheticQuestions:
         """The questions of one split."""
-        return SyntheticQuestions(self._films.examples(split))
+        return SyntheticQuestions(self._images.examples(split))

@@ -1,4 +1,4 @@
-"""Questions about a film of the embedded corpus, closed and open, with their answers."""
+"""Questions about a radiograph of the embedded corpus, closed and open, with their answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,10 @@ class Question:
         answer: the answer: ``yes`` or ``no`` to a closed question, one or two words to an open one.
         answer_type: ``closed`` or ``open``.
         question_type: what is asked about.
+
+    Example:
+        >>> Question("is edema present?", "yes", "closed", "presence").answer
+        'yes'
     """
 
     question: str
@@ -52,7 +56,7 @@ def _closed(question: str, is_true: bool, question_type: QuestionType) -> Questi
 
 
 def _presence(study: Study, draw: Draw) -> Iterator[Question]:
-    """As many findings that are there as ones that are not."""
+    """As many findings that are present as ones that are absent."""
     present = [f for f in FINDINGS[1:] if any(o.is_certain for o in study.find(f))][:3]
     absent = [f for f in FINDINGS[1:] if not study.find(f)]
     chosen = [(finding, True) for finding in present]
@@ -60,9 +64,9 @@ def _presence(study: Study, draw: Draw) -> Iterator[Question]:
         finding = absent[draw.index((1.0,) * len(absent))]
         chosen.append((finding, False))
         absent.remove(finding)
-    for finding, is_there in chosen:
+    for finding, is_present in chosen:
         template = _PRESENCE[draw.index((1.0,) * len(_PRESENCE))]
-        yield _closed(template.format(name=_NAMES[finding]), is_there, "presence")
+        yield _closed(template.format(name=_NAMES[finding]), is_present, "presence")
 
 
 def _details(observation: Observation, draw: Draw) -> Iterator[Question]:
@@ -70,8 +74,8 @@ def _details(observation: Observation, draw: Draw) -> Iterator[Question]:
     name = _NAMES[observation.finding]
     if observation.side and observation.finding != "Edema":
         if draw.chance(0.5):
-            asked = "left" if draw.chance(0.5) else "right"
-            yield _closed(f"is the {name} only on the {asked} side?", observation.side == asked, "side")
+            side = "left" if draw.chance(0.5) else "right"
+            yield _closed(f"is the {name} only on the {side} side?", observation.side == side, "side")
         else:
             yield Question(f"which side is the {name} on?", observation.side, "open", "side")
     if observation.zone:
@@ -92,9 +96,21 @@ def _details(observation: Observation, draw: Draw) -> Iterator[Question]:
 
 
 def ask(study: Study) -> list[Question]:
-    """Ask about one film; the same study always gets the same questions.
+    """Ask about one radiograph; the same study always gets the same questions.
 
     Findings that the report hedges about are not asked about.
+
+    Args:
+        study: what the radiograph shows; the choice of questions follows from its ``id``.
+
+    Returns:
+        Presence first, then side, zone, severity and count of each finding, the device, the projection.
+
+    Example:
+        >>> from medvill_pl.synthetic.study import studies
+        >>> questions = ask(next(studies("train")))
+        >>> questions[0].question, questions[0].answer
+        ('does the film show consolidation?', 'yes')
     """
     draw = Draw(f"questions/{study.id}")
     questions = list(_presence(study, draw))
@@ -105,8 +121,8 @@ def ask(study: Study) -> list[Question]:
     if len(devices) == 1 and devices[0].device:
         questions.append(Question("which device is seen?", devices[0].device, "open", "device"))
     if draw.chance(0.5):
-        asked = "ap" if draw.chance(0.5) else "pa"
-        questions.append(_closed(f"is the projection {asked}?", study.view.lower() == asked, "view"))
+        view = "ap" if draw.chance(0.5) else "pa"
+        questions.append(_closed(f"is the projection {view}?", study.view.lower() == view, "view"))
     else:
         questions.append(Question("what is the projection?", study.view.lower(), "open", "view"))
     return questions

@@ -1,4 +1,4 @@
-"""What the embedded corpus is about: patients, their studies and what each film shows."""
+"""What the embedded corpus is about: patients, their studies and what each radiograph shows."""
 
 import math
 import random
@@ -10,7 +10,7 @@ from typing import Literal
 from medvill_pl.batch import FINDINGS, Split
 
 VERSION = 1
-"""Version of the corpus. Texts, splits, labels and films of a version never change."""
+"""Version of the corpus. Texts, splits, labels and images of a version never change."""
 
 Side = Literal["left", "right", "bilateral"]
 Zone = Literal["upper", "mid", "lower"]
@@ -35,15 +35,20 @@ EQUIVOCAL = 0.16
 
 @dataclass(frozen=True)
 class Observation:
-    """One finding on a film.
+    """One finding in a radiograph.
 
     Attributes:
         finding: one of ``FINDINGS``, but for No Finding.
-        strength: how plainly the film shows it, from 0 (barely visible) to 1.
+        strength: how plainly the radiograph shows it, from 0 (barely visible) to 1.
         side: side of the patient, where the finding has one.
         zone: third of the lung, where the finding has one.
         count: how many there are (nodules, fractured ribs), else 1.
         device: the kind of device, for Support Devices.
+
+    Example:
+        >>> nodules = Observation("Lung Lesion", 0.6, side="left", zone="upper", count=2)
+        >>> nodules.severity, nodules.is_certain, nodules.sides
+        ('moderate', True, ('left',))
     """
 
     finding: str
@@ -76,14 +81,19 @@ class Observation:
 
 @dataclass(frozen=True)
 class Study:
-    """One frontal film of one patient.
+    """One frontal radiograph of one patient.
 
     Attributes:
         id: identifier of the study.
         patient_id: identifier of the patient.
         body: seed of the patient's anatomy, the same in all studies of a patient.
         view: AP (portable, supine) or PA.
-        observations: what the film shows, in the order of ``FINDINGS``.
+        observations: what the radiograph shows, in the order of ``FINDINGS``.
+
+    Example:
+        >>> study = next(studies("train"))
+        >>> study.id, study.view, [observation.finding for observation in study.observations]
+        ('train-0-p000000-s0', 'PA', ['Consolidation', 'Pneumonia'])
     """
 
     id: str
@@ -101,6 +111,14 @@ class Draw:
     """Random choices that are the same on every machine and Python version.
 
     Only ``random.Random.random`` and seeding by text are used, whose streams Python keeps.
+
+    Args:
+        name: what is drawn; equal names give equal draws, and each name has a stream of its own.
+
+    Example:
+        >>> draw = Draw("a name")
+        >>> round(draw.uniform(), 6), draw.chance(0.5), draw.index((0.2, 0.3, 0.5))
+        (0.469964, False, 2)
     """
 
     def __init__(self, name: str) -> None:
@@ -115,13 +133,13 @@ class Draw:
         return self._random.random() < probability
 
     def index(self, weights: tuple[float, ...]) -> int:
-        """A place in ``weights``, each as likely as its share."""
+        """A position in ``weights``, each with a probability that is its share of the sum."""
         left = self.uniform(0.0, sum(weights))
-        for place, weight in enumerate(weights):
+        for position, weight in enumerate(weights):
             left -= weight
             if left < 0:
-                return place
-        return len(weights) - 1
+                return position
+        return len(weights) - 1  # by rounding, nothing was left
 
 
 _RATES: dict[str, dict[str, float]] = {
@@ -174,7 +192,15 @@ def _observe(finding: str, draw: Draw) -> Observation:
 
 
 def variants(finding: str) -> Iterator[Observation]:
-    """Every observation of a finding (or a device) that a report can tell apart."""
+    """Every observation of a finding (or a device) that a report can tell apart.
+
+    Args:
+        finding: one of ``FINDINGS``, but for No Finding and Support Devices, or one of ``DEVICES``.
+
+    Example:
+        >>> len(list(variants("Lung Lesion")))  # three grades, two sides, three zones, one to three nodules
+        54
+    """
     sides: tuple[Side | None, ...] = (None,)
     if finding in _BOTH_SIDED:
         sides = ("bilateral",)
@@ -221,6 +247,11 @@ def studies(split: Split, seed: int = 0) -> Iterator[Study]:
     Args:
         split: ``train``, ``val`` or ``test``.
         seed: another seed gives another corpus of the same kind.
+
+    Example:
+        >>> from itertools import islice
+        >>> [study.id for study in islice(studies("test"), 2)]
+        ['test-0-p000000-s0', 'test-0-p000001-s0']
     """
     kinds = tuple(_RATES)
     patient = 0
