@@ -12,7 +12,8 @@ import resource
 import statistics
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from functools import cache
 from types import SimpleNamespace
@@ -23,11 +24,13 @@ import torch
 from common import FULL, SMALL, clock, device_name, draw_lengths, make_tokenizer, write_figures
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from medvill_pl import BackboneConfig, MaskStrategy, PretrainingTask
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.data.batches import BatchPlan, BatchRequest, NonMatchingIndex, PairDataset
+from medvill_pl.models.encoder import Encoder
 from medvill_pl.tokenizer import MAX_TOKENS
 
 AIMS = {"cpu": 2.5, "cuda": 6.0}
@@ -59,11 +62,21 @@ def make_batches(options: argparse.Namespace) -> list[Batch]:
     return [dataset[request] for request in requests[: options.steps]]
 
 
-def dense_mask(encoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Turn the bool mask of the plain reading into the floats it adds to the scores: 0 or -10000."""
-    if encoder.config._attn_implementation == "eager":
-        kwargs["attention_mask"] = (~kwargs["attention_mask"]).float() * -10_000
-    return args, kwargs
+def dense_mask(encoder: Encoder, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Turn the bool mask into the floats that the plain reading adds to the scores: 0 or -10000."""
+    hidden, mask = args
+    return hidden, (~mask).float() * -10_000
+
+
+@contextmanager
+def plain_attention(encoder: Encoder) -> Iterator[None]:
+    """Let an encoder compute the whole matrix of attention, under a dense mask."""
+    hook = encoder.register_forward_pre_hook(dense_mask)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        hook.remove()
 
 
 def plain_loss(task: PretrainingTask, batch: Batch) -> Tensor:
@@ -84,7 +97,6 @@ def make_task(small: bool, device: str, channels_last: bool, compiled: bool) -> 
     backbone["channels_last"] = channels_last
     torch.manual_seed(0)
     task = PretrainingTask(backbone, num_visual_samples=10 if small else 180, compile=compiled)
-    task.backbone.encoder.register_forward_pre_hook(dense_mask, with_kwargs=True)
     task.trainer = Trainer(accelerator=device, devices=1, logger=False, barebones=True)
     task.setup("fit")
     return task.to(device).train()
@@ -101,9 +113,7 @@ def make_optimizer(task: PretrainingTask, fused: bool) -> torch.optim.Optimizer:
 
 def task_at(level: Level, options: argparse.Namespace) -> PretrainingTask:
     """The task of a level; levels of one memory layout share it."""
-    task = make_task(options.small, options.device, level >= Level.CHANNELS_LAST, level >= Level.COMPILE)
-    task.backbone.encoder.config._attn_implementation = "sdpa" if level >= Level.ATTENTION else "eager"
-    return task
+    return make_task(options.small, options.device, level >= Level.CHANNELS_LAST, level >= Level.COMPILE)
 
 
 def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
@@ -115,7 +125,8 @@ def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
         batch = Batch({**batch, "input_ids": input_ids, "text_mask": nn.functional.pad(batch["text_mask"], missing)})
     batch = task.mask_batch(batch)
     batch = Batch({k: v.to(options.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-    with torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):
+    attention = nullcontext() if level >= Level.ATTENTION else plain_attention(task.backbone.encoder)
+    with attention, torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):
         return task.step(batch).loss if level >= Level.LOGITS else plain_loss(task, batch)
 
 

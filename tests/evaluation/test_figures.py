@@ -48,7 +48,7 @@ def test_every_word_and_cls_look_at_the_image_as_the_mask_allows(backbone: MedVi
 def test_attention_of_cls_is_the_softmax_of_its_scores(backbone: MedViLL) -> None:
     inputs = encode(backbone, "No pneumothorax is seen.")
     maps = attention_on_image(backbone.attention_weights(**inputs), backbone.num_visual)
-    layer = backbone.encoder.layer[0].attention.self
+    layer = backbone.encoder.layers[0]
     with torch.no_grad():
         joint, _ = backbone.embed(
             backbone.encode_image(inputs["images"]), inputs["input_ids"], inputs["text_mask"], "bidirectional"

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from medvill_pl import MedViLL
 from medvill_pl.masks import MaskStrategy
+from medvill_pl.models.flops import forward_flops
 from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
 
 STRATEGIES = ("bidirectional", "seq2seq", "bar", "non_crossing")
@@ -194,8 +195,8 @@ def plain_bert(
     """BERT's encoder over one sequence, written out: hidden states ``(S, d)``, attention ``(layers, heads, S, S)``."""
     x, attention = normed(joint, weights, "embedding_norm", eps), []
     for layer in range(layers):
-        name = f"encoder.layer.{layer}"
-        q, k, v = (linear(x, weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
+        name = f"encoder.layers.{layer}"
+        q, k, v = (linear(x, weights, f"{name}.{part}") for part in ("query", "key", "value"))
         outputs, probabilities = [], []
         for head in range(heads):
             width = q.shape[1] // heads
@@ -205,11 +206,11 @@ def plain_bert(
             probabilities.append(exponents / exponents.sum(dim=1, keepdim=True))
             outputs.append(probabilities[-1] @ v[:, own])
         attention.append(torch.stack(probabilities))
-        mixed = linear(torch.cat(outputs, dim=1), weights, f"{name}.attention.output.dense")
-        x = normed(x + mixed, weights, f"{name}.attention.output.LayerNorm", eps)
-        inner = linear(x, weights, f"{name}.intermediate.dense")
+        mixed = linear(torch.cat(outputs, dim=1), weights, f"{name}.attention_output")
+        x = normed(x + mixed, weights, f"{name}.attention_norm", eps)
+        inner = linear(x, weights, f"{name}.expand")
         inner = inner * 0.5 * (1 + torch.special.erf(inner / math.sqrt(2)))
-        x = normed(x + linear(inner, weights, f"{name}.output.dense"), weights, f"{name}.output.LayerNorm", eps)
+        x = normed(x + linear(inner, weights, f"{name}.reduce"), weights, f"{name}.output_norm", eps)
     return x, torch.stack(attention)
 
 
@@ -363,7 +364,7 @@ def test_flops_are_those_that_torch_counts(backbone: MedViLL, num_sampled: int |
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         tokens = backbone.encode_image(torch.rand(1, 1, 64, 64), num_sampled)
         backbone(visual_tokens=tokens, input_ids=ids, text_mask=ids.bool())
-    assert backbone.flops(num_sampled, num_text) == counter.get_total_flops()
+    assert forward_flops(backbone, num_sampled, num_text) == counter.get_total_flops()
 
 
 # --- arguments
@@ -458,7 +459,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(make_backbone: Callab
         def count(*_: object, backbone: MedViLL = backbone) -> None:
             calls[id(backbone)] += 1
 
-        backbone.encoder.layer[0].intermediate.register_forward_hook(count)
+        backbone.encoder.layers[0].expand.register_forward_hook(count)
     loss, gradients = train_step(plain)  # with dropout
     saving_loss, saving_gradients = train_step(saving)
     assert saving_loss == loss

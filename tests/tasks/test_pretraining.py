@@ -521,7 +521,7 @@ def test_gradient_checkpointing_runs_layers_again_and_changes_no_gradient(make_t
     for is_on in (False, True):
         task = make_task(num_visual_samples=9, backbone={"gradient_checkpointing": is_on}).train()
         calls: list[None] = []
-        task.backbone.encoder.layer[0].attention.register_forward_hook(lambda *_, calls=calls: calls.append(None))
+        task.backbone.encoder.layers[0].expand.register_forward_hook(lambda *_, calls=calls: calls.append(None))
         torch.manual_seed(1)  # dropout and sampling
         step_losses(task, batch)[0].backward()
         runs[is_on] = len(calls)

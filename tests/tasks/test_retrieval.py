@@ -137,7 +137,7 @@ def test_every_image_passes_the_cnn_once(
 ) -> None:
     data, task, seen, scored = make_data(), make_task(tiny, full_gallery=True), [], []
     task.backbone.image_encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    task.backbone.encoder.register_forward_hook(lambda module, args, output: scored.append(len(output[0])))
+    task.backbone.encoder.register_forward_hook(lambda module, args, output: scored.append(len(output)))
     trainer = make_trainer()
     monkeypatch.setattr("medvill_pl.tasks.result_table.inference_time", lambda *args: {})
     trainer.test(task, datamodule=data, verbose=False)

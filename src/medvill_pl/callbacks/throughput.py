@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from medvill_pl.batch import Batch
+from medvill_pl.models.flops import forward_flops
 from medvill_pl.models.medvill import MedViLL
 
 _DENSE_PEAKS = {
@@ -91,7 +92,7 @@ class Throughput(Callback):
         if task.device.type != "cuda" or not isinstance(backbone, MedViLL):
             return 0
         size, length = batch["input_ids"].shape
-        return 3 * size * backbone.flops(getattr(task, "num_visual_samples", None), length)
+        return 3 * size * forward_flops(backbone, getattr(task, "num_visual_samples", None), length)
 
     def _figures(self, trainer: Trainer, device: torch.device, seconds: float) -> dict[str, float]:
         figures = {"throughput/pairs_per_second": self._pairs * trainer.world_size / seconds}

@@ -1,51 +1,23 @@
 """MedViLL: one BERT-style transformer over a radiograph and its report (MedViLL, Sec. III-B)."""
 
-import copy
-import json
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from lightning.pytorch import LightningModule
-from safetensors import SafetensorError
-from safetensors.torch import save_model
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertEncoder, BertPooler
 
 from medvill_pl.masks import MaskStrategy, attention_mask
+from medvill_pl.models.encoder import Encoder, Pooler, attention_probabilities
+from medvill_pl.models.hub import HubModule
+from medvill_pl.models.hub import TrainingCorpus as TrainingCorpus
 from medvill_pl.models.image_encoder import ImageEncoder, ImageEncoderName, VisualEmbedding, make_cnn, sample_positions
+from medvill_pl.models.initial_weights import load_bert, load_cnn
+from medvill_pl.models.legacy import rename_on_load
+from medvill_pl.models.modes import evaluating
 from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding
 from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
-from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict, torchvision_state_dict
 
-_CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-A MedViLL backbone: one BERT-style transformer over CNN features of a chest radiograph and the words of its report
-([Moon et al., 2022](https://arxiv.org/abs/2105.11333)), made with `medvill_pl`.
-
-**For research, not a medical device.** It must not be used for diagnosis or treatment.
-
-## Trained on
-
-{{ trained_on }}
-
-## Use
-
-```python
-from medvill_pl import MedViLL
-
-backbone = MedViLL.from_pretrained("path or name of this folder")
-```
-"""
+_BERT_STD = 0.02
+"""Standard deviation of BERT's initial weights, which are 768 wide."""
 
 
 class BackboneConfig(TypedDict, total=False):
@@ -69,20 +41,6 @@ class BackboneConfig(TypedDict, total=False):
     channels_last: bool
 
 
-class TrainingCorpus(TypedDict):
-    """A corpus that a backbone was trained on.
-
-    Attributes:
-        name: name and version of the corpus.
-        pairs: image-report pairs in its training split.
-        credentialed: True if its text and images may not be shared.
-    """
-
-    name: str
-    pairs: int
-    credentialed: bool
-
-
 class BackboneOutput(NamedTuple):
     """Contextual embeddings of a batch of image-report pairs, d wide.
 
@@ -100,15 +58,7 @@ class BackboneOutput(NamedTuple):
     text: Tensor
 
 
-class MedViLL(
-    LightningModule,
-    PyTorchModelHubMixin,
-    library_name="medvill_pl",
-    license="mit",
-    tags=["radiology", "chest-x-ray", "vision-language"],
-    paper_url="https://arxiv.org/abs/2105.11333",
-    model_card_template=_CARD,
-):
+class MedViLL(HubModule):
     """Image and report to contextual embeddings. It never logs and never optimises: tasks do.
 
     The joint sequence is CLS, visual tokens, SEP_V, words, SEP_L (Sec. III-B.3). CLS and SEP_V are
@@ -191,61 +141,59 @@ class MedViLL(
             "tokenizer": "embedded" if tokenizer.startswith("{") else tokenizer,
         }
         self.save_hyperparameters(arguments)  # by name: Lightning alone would add those of a task that calls this
-        self.trained_on: list[TrainingCorpus] = []
+        self.trained_on = []
+        self.register_load_state_dict_pre_hook(rename_on_load)  # type: ignore[no-untyped-call]
+        self._make_image_encoder(image_encoder_weights)
+        self._make_transformer()
+        if text_weights is not None:
+            load_bert(self, text_weights)
 
-        cnn = make_cnn(image_encoder)
-        if image_encoder_weights is not None:
-            _load_image_encoder_weights(cnn, image_encoder, image_encoder_weights)
-        self.image_encoder = ImageEncoder(cnn, freeze_image_encoder_stages)
-        if image_size < self.image_encoder.stride or image_size % self.image_encoder.stride:
-            raise ValueError(
-                f"image_size must be a multiple of {self.image_encoder.stride} for {image_encoder}, not {image_size}"
-            )
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
-        self.num_visual = (image_size // self.image_encoder.stride) ** 2
+    def _make_image_encoder(self, weights: str | None) -> None:
+        name, size = self.hparams["image_encoder"], self.hparams["image_size"]
+        is_channels_last = self.hparams["channels_last"]
+        if is_channels_last and name == "resnet_tiny":
+            raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
+        cnn = make_cnn(name)
+        if weights is not None:
+            load_cnn(cnn, name, weights)
+        self.image_encoder = ImageEncoder(cnn, self.hparams["freeze_image_encoder_stages"])
+        stride = self.image_encoder.stride
+        if size < stride or size % stride:
+            raise ValueError(f"image_size must be a multiple of {stride} for {name}, not {size}")
+        self.num_visual = (size // stride) ** 2
+        if is_channels_last:
+            self.image_encoder.to(memory_format=torch.channels_last)
 
-        config = BertConfig(
-            vocab_size=self.tokenizer.vocab_size,
-            hidden_size=hidden_size,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            intermediate_size=intermediate_size,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            layer_norm_eps=layer_norm_eps,
-            attn_implementation="sdpa",
-        )
+    def _make_transformer(self) -> None:
+        hparams, hidden_size, vocab_size = self.hparams, self.hparams["hidden_size"], self.tokenizer.vocab_size
+        if hidden_size % hparams["num_heads"]:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {hparams['num_heads']}")
         self.visual_embedding = VisualEmbedding(self.image_encoder.channels, self.num_visual, hidden_size)
-        self.report_embedding = ReportEmbedding(self.tokenizer.vocab_size, max_tokens + 1, hidden_size)
+        self.report_embedding = ReportEmbedding(vocab_size, hparams["max_tokens"] + 1, hidden_size)
         self.cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
         self.sep_position_embedding = nn.Parameter(torch.empty(hidden_size))
         self.text_cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
-        self.embedding_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.embedding_dropout = nn.Dropout(dropout)
-        self.encoder = BertEncoder(config)
-        self.pooler = BertPooler(config)
-        self.mlm_head = LanguageModellingHead(hidden_size, self.tokenizer.vocab_size, mlm_layer_norm_eps)
-        self._initialise(config.initializer_range * (768 / hidden_size) ** 0.5)
-        if text_weights is not None:
-            _load_text_weights(self, config, text_weights)
-        if gradient_checkpointing:
-            checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
-            for layer in self.encoder.layer:
-                layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint
-        if channels_last and image_encoder == "resnet_tiny":
-            raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
-        if channels_last:
-            self.image_encoder.to(memory_format=torch.channels_last)
+        self.embedding_norm = nn.LayerNorm(hidden_size, eps=hparams["layer_norm_eps"])
+        self.embedding_dropout = nn.Dropout(hparams["dropout"])
+        sizes = {name: hparams[name] for name in ("num_layers", "hidden_size", "num_heads", "intermediate_size")}
+        self.encoder = Encoder(
+            **sizes,
+            dropout=hparams["dropout"],
+            layer_norm_eps=hparams["layer_norm_eps"],
+            is_checkpointed=hparams["gradient_checkpointing"],
+        )
+        self.pooler = Pooler(hidden_size)
+        self.mlm_head = LanguageModellingHead(hidden_size, vocab_size, hparams["mlm_layer_norm_eps"])
+        self._initialise(_BERT_STD * (768 / hidden_size) ** 0.5)
 
     def _initialise(self, std: float) -> None:
-        """Draw everything but the trunk as BERT does: normal weights, zero biases, unit LayerNorms."""
+        """Draw everything but the image encoder as BERT does: normal weights, zero biases, unit LayerNorms."""
         for name, parameter in self.named_parameters():
             if name.startswith("image_encoder."):
                 continue
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif name.endswith(("norm.weight", "LayerNorm.weight")):
+            elif name.endswith("norm.weight"):
                 nn.init.ones_(parameter)
             else:
                 nn.init.normal_(parameter, std=std)
@@ -305,7 +253,7 @@ class MedViLL(
             visual_tokens = self.encode_image(images)
         has_text_cls = MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING
         joint, mask = self.embed(visual_tokens, input_ids, text_mask, mask_strategy)
-        hidden = self.encoder(joint, attention_mask=mask).last_hidden_state
+        hidden = self.encoder(joint, mask)
 
         num_image = visual_tokens.shape[1] + 2
         text = hidden[:, num_image + has_text_cls :]
@@ -354,29 +302,6 @@ class MedViLL(
         logits: Tensor = self.mlm_head(hidden, self.report_embedding.word.weight)
         return logits
 
-    def flops(self, num_sampled: int | None, num_text: int) -> int:
-        """Floating point operations of one forward pass for one pair: trunk, projection and encoder.
-
-        Args:
-            num_sampled: visual tokens that go through the encoder; None for all K.
-            num_text: text tokens, padding included.
-        """
-        num_visual = min(num_sampled or self.num_visual, self.num_visual)
-        tokens, hidden = num_visual + 2 + num_text, self.hparams["hidden_size"]
-        matrices = sum(weight.numel() for weight in self.encoder.parameters() if weight.ndim == 2)
-        attention = 2 * tokens * hidden * self.hparams["num_layers"]  # scores and weighted sum, for each token
-        projection = num_visual * self.image_encoder.channels * hidden
-        encoder: int = tokens * (matrices + attention) + projection
-        return 2 * encoder + self._image_encoder_flops
-
-    @cached_property
-    def _image_encoder_flops(self) -> int:
-        size = self.hparams["image_size"]
-        trunk = copy.deepcopy(self.image_encoder).to("meta").eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            trunk(torch.empty(1, 1, size, size, device="meta"))
-        return int(counter.get_total_flops())
-
     @torch.no_grad()
     def attention_weights(
         self,
@@ -394,21 +319,15 @@ class MedViLL(
             Probabilities, float32, shape ``(B, layers, heads, S, S)``: rows are queries and sum to
             1. The visual tokens are columns ``1 .. K``, row by row of the feature map.
         """
-        was_training = self.training
-        self.eval()
-        joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
-        weights, hidden = [], joint
-        for layer in self.encoder.layer:
-            attention = layer.attention.self
-            query, key = (
-                projection(hidden).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-                for projection in (attention.query, attention.key)
-            )
-            scores = (query @ key.transpose(2, 3)).float() * attention.scaling
-            weights.append(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1))
-            hidden = layer(hidden, mask)
-        self.train(was_training)
-        return torch.stack(weights, dim=1)
+        layers: list[Tensor] = []
+
+        def keep(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+            layers.append(attention_probabilities(query, key, mask))
+
+        with evaluating(self):
+            joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
+            self.encoder(joint, mask, on_attention=keep)
+        return torch.stack(layers, dim=1)
 
     def config(self) -> BackboneConfig:
         """Arguments that build a backbone of this shape anywhere: no file, name or network is needed.
@@ -423,148 +342,7 @@ class MedViLL(
         }
         return BackboneConfig(**arguments)  # type: ignore[typeddict-item]
 
-    @property
-    def is_credentialed(self) -> bool:
-        """Whether a corpus that may not be shared was trained on."""
-        return any(corpus["credentialed"] for corpus in self.trained_on)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write weights, configuration, tokenizer and what the weights were trained on (called by the mixin)."""
-        save_model(self, str(save_directory / SAFETENSORS_SINGLE_FILE))
-        arguments = {**self.config(), "tokenizer": "tokenizer.json"}
-        (save_directory / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
-        (save_directory / "trained_on.json").write_text(json.dumps(self.trained_on, indent=2) + "\n", encoding="utf-8")
-        self.tokenizer.save(save_directory)
-        self.generate_model_card().save(save_directory / "README.md")
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load a backbone that :meth:`save_pretrained` wrote, in evaluation mode.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
-            kwargs: what the hub takes (``revision``, ``token``, ``cache_dir``, ...), and arguments of the
-                backbone to change.
-
-        Raises:
-            FileNotFoundError: if there is no such folder, or the hub cannot be reached.
-            ValueError: if the weights do not fit.
-        """
-        source = str(pretrained_model_name_or_path)
-        fetch(source, ("config.json",), "backbone", **cls._hub_arguments(kwargs))
-        model: Self = super().from_pretrained(source, **kwargs)
-        return model
-
-    @classmethod
-    def _hub_arguments(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in arguments.items() if name not in cls._hub_mixin_init_parameters}
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **arguments: Any) -> Self:
-        """Load a folder or a hub repository that :meth:`save_pretrained` wrote (called by the mixin)."""
-        hub = cls._hub_arguments(arguments)
-        arguments = {name: value for name, value in arguments.items() if name not in hub}
-        tokenizer = fetch(model_id, ("tokenizer.json",), "tokenizer of the backbone", **hub).read_text(encoding="utf-8")
-        model = cls(**{**arguments, "tokenizer": tokenizer})
-        weights = fetch(model_id, (SAFETENSORS_SINGLE_FILE,), "weights of the backbone", **hub)
-        load_exactly(model, read_state_dict(weights), str(weights))
-        trained_on = fetch(model_id, ("trained_on.json",), "training record of the backbone", **hub)
-        model.trained_on = json.loads(trained_on.read_text(encoding="utf-8"))
-        return model.eval()
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Write the model card: what the backbone is, what it was trained on, and what it is not for."""
-        corpora = [
-            f"- {corpus['name']}: {corpus['pairs']:,} image-report pairs" + " (credentialed)" * corpus["credentialed"]
-            for corpus in self.trained_on
-        ]
-        trained_on = (
-            "\n".join(corpora)
-            or "Nothing is recorded: the weights are initial ones, or were trained outside the tasks of `medvill_pl`."
-        )
-        title = f"MedViLL backbone ({self.hparams['image_encoder']}, {self.hparams['num_layers']} layers)"
-        card: ModelCard = super().generate_model_card(*args, title=title, trained_on=trained_on, **kwargs)
-        return card
-
-    def push_to_hub(self, repo_id: str, *, allow_credentialed: bool = False, **kwargs: Any) -> str:
-        """Upload the backbone to the Hugging Face hub.
-
-        Args:
-            repo_id: name of the repository, ``owner/name``.
-            allow_credentialed: upload even though a credentialed corpus was trained on. The terms of
-                such corpora may forbid it.
-            kwargs: what ``huggingface_hub.PyTorchModelHubMixin.push_to_hub`` takes.
-
-        Raises:
-            PermissionError: if a credentialed corpus was trained on and it is not allowed.
-        """
-        if self.is_credentialed and not allow_credentialed:
-            names = ", ".join(corpus["name"] for corpus in self.trained_on if corpus["credentialed"])
-            raise PermissionError(
-                f"this backbone was trained on {names}, whose terms restrict sharing: read them, then pass "
-                "allow_credentialed=True if they permit it"
-            )
-        url: str = super().push_to_hub(repo_id, **kwargs)
-        return url
-
 
 def _name_or_none(weights: str | None) -> str | None:
     """Take the word ``none`` for None, which a command line cannot say inside a mapping."""
     return None if weights is None or weights.lower() == "none" else weights
-
-
-def _load_image_encoder_weights(cnn: nn.Module, image_encoder: str, source: str) -> None:
-    is_name = not looks_like_path(source) and "/" not in source
-    if is_name:
-        state = torchvision_state_dict(image_encoder, source)
-    else:
-        state = read_state_dict(fetch(source, (SAFETENSORS_SINGLE_FILE, "pytorch_model.bin"), "image_encoder_weights"))
-    load_exactly(cnn, state, source, optional=("fc.", "classifier."))
-
-
-def _load_text_weights(model: MedViLL, config: BertConfig, source: str) -> None:
-    """Copy a BERT into the model: embeddings, encoder, pooler and, where it has one, the MLM head."""
-    from transformers import BertForPreTraining
-
-    if looks_like_path(source) and not Path(source).is_dir():
-        raise FileNotFoundError(f"text_weights: no such folder: {source}")
-    try:
-        bert, report = BertForPreTraining.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileNotFoundError(
-            f"text_weights: {source!r} could not be loaded as a BERT, here or from the Hugging Face hub: give a folder "
-            f"with config.json and model.safetensors, or set text_weights to none ({str(error).splitlines()[0]})"
-        ) from error
-    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    for size in sizes:
-        if getattr(bert.config, size) != getattr(config, size):
-            raise ValueError(
-                f"text_weights: {source} has {size} {getattr(bert.config, size)}, the model {getattr(config, size)}"
-            )
-    lost = [key for key in report["missing_keys"] if key.startswith(("bert.embeddings.", "bert.encoder."))]
-    if lost:
-        raise ValueError(f"text_weights: {source} lacks {sorted(lost)[0]}")
-    embeddings = bert.bert.embeddings
-    position, kind = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
-    report_embedding = model.report_embedding
-    if len(report_embedding.position) > len(position):
-        raise ValueError(
-            f"text_weights: {source} has {len(position)} positions, max_tokens needs {len(report_embedding.position)}"
-        )
-    with torch.no_grad():
-        report_embedding.word.weight.copy_(embeddings.word_embeddings.weight)
-        report_embedding.position.copy_(position[: len(report_embedding.position)])
-        report_embedding.semantic.copy_(kind[1])
-        for place in (model.cls_position_embedding, model.sep_position_embedding):
-            place.copy_(position[0] + kind[0])
-    model.embedding_norm.load_state_dict(embeddings.LayerNorm.state_dict())
-    model.encoder.load_state_dict(bert.bert.encoder.state_dict())
-    missing = " ".join(report["missing_keys"])
-    if "pooler" not in missing:
-        model.pooler.load_state_dict(bert.bert.pooler.state_dict())
-    if "predictions.transform" not in missing:
-        head = bert.cls.predictions
-        model.mlm_head.dense.load_state_dict(head.transform.dense.state_dict())
-        model.mlm_head.norm.load_state_dict(head.transform.LayerNorm.state_dict())
-        with torch.no_grad():
-            model.mlm_head.bias.copy_(head.bias)

@@ -76,7 +76,7 @@ def next_log_p(backbone: MedViLL, visual_tokens: Tensor, words: Sequence[int]) -
     mask = torch.zeros(1, 1, size, size, dtype=torch.bool)
     for query, key in itertools.product(range(size), repeat=2):
         mask[0, 0, query, key] = key < NUM_IMAGE or (query >= NUM_IMAGE and key <= query)
-    hidden = backbone.encoder(joint, attention_mask=mask).last_hidden_state[:, -1]
+    hidden = backbone.encoder(joint, mask)[:, -1]
     return backbone.mlm_logits(hidden)[0].double().log_softmax(0)
 
 
@@ -107,8 +107,8 @@ def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
 ) -> None:
     visual_tokens, cached_step, compared = make_tokens(4, seed=1), decoding._step, Counter[int]()
 
-    def compare(backbone: MedViLL, cache: Any, search: Any, position: int) -> Tensor:
-        hidden = cached_step(backbone, cache, search, position)
+    def compare(backbone: MedViLL, cache: Any, search: Any, num_image: int, position: int) -> Tensor:
+        hidden = cached_step(backbone, cache, search, num_image, position)
         for row, hypothesis in itertools.product(*map(range, hidden.shape[:2])):
             if search.is_finished[row, hypothesis] or search.log_probability[row, hypothesis].isneginf():
                 continue
@@ -129,7 +129,7 @@ def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
 def test_image_is_read_once_and_each_step_runs_two_tokens(model: MedViLL, images: Tensor) -> None:
     tokens: list[tuple[int, ...]] = []
     model.image_encoder.register_forward_hook(lambda *_: tokens.append(("image_encoder",)))
-    model.encoder.layer[-1].intermediate.register_forward_hook(lambda *arguments: tokens.append(arguments[2].shape[:2]))
+    model.encoder.layers[-1].expand.register_forward_hook(lambda *arguments: tokens.append(arguments[2].shape[:2]))
     generate(model, DecodingConfig(min_new_tokens=5, max_new_tokens=5), images=images)
     assert tokens == [("image_encoder",), (4, NUM_IMAGE), (4, 1), (4, 2), (4, 2), (4, 2), (4, 2)]
 
@@ -567,7 +567,7 @@ def test_training_predicts_what_the_likelihood_counts(
     for name in (
         "image_encoder.stages.0.0.weight",
         "report_embedding.position",
-        "encoder.layer.0.attention.self.query.weight",
+        "encoder.layers.0.query.weight",
     ):
         gradients = {key: value.grad for key, value in model.named_parameters()}
         assert gradients[name] is not None, name
@@ -602,7 +602,7 @@ def test_word_attention_is_that_of_the_mask_in_a_pass_of_its_own(
 def test_modes_of_modules_are_left_as_they_were(model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]) -> None:
     expected = generate(model, DecodingConfig(max_new_tokens=5), images=images)
     model.train()
-    model.encoder.layer[0].eval()
+    model.encoder.layers[0].eval()
     before = [module.training for module in model.modules()]
     assert generate(model, DecodingConfig(max_new_tokens=5), images=images) == expected  # nothing is dropped out
     assert [module.training for module in model.modules()] == before

@@ -5,18 +5,17 @@ is kept as the next word, the next MASK is put after it, until SEP_L or a limit.
 each other, so their keys and values are computed once an image; a step runs the word kept last and the new MASK only.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
 
 from medvill_pl.masks import IMAGE, TEXT, MaskStrategy, may_attend
+from medvill_pl.models.encoder import KeyValueCache, attention_probabilities
 from medvill_pl.models.medvill import MedViLL
+from medvill_pl.models.modes import evaluating
 
 DecodingMethod = Literal["greedy", "beam", "sample"]
 
@@ -148,7 +147,7 @@ def generate(
     config = config or DecodingConfig()
     max_new_tokens = _check_limits(config, backbone)
     width = config.num_beams if config.method == "beam" else 1
-    with _evaluating(backbone):
+    with evaluating(backbone):
         visual_tokens = _visual_tokens(backbone, images, visual_tokens)
         draws = _draws(config, seeds, len(visual_tokens), max_new_tokens, visual_tokens.device)
         cache = _encode_prefix(backbone, visual_tokens, num_text=max_new_tokens * width)
@@ -157,7 +156,7 @@ def generate(
         num_tokens = backbone.tokenizer.vocab_size
         reports: dict[int, Generated] = {}
         for position in range(max_new_tokens):
-            hidden = _step(backbone, cache, search, position)
+            hidden = _step(backbone, cache, search, visual_tokens.shape[1] + 2, position)
             log_p = backbone.mlm_logits(hidden.flatten(0, 1)).float().log_softmax(dim=1).view(-1, width, num_tokens)
             scores = _allow(log_p, forbidden, search.words[:, :, :position], config, backbone.tokenizer.sep_id)
             if draws is None:
@@ -207,7 +206,7 @@ def log_likelihood(
     Raises:
         ValueError: if not exactly one of ``images`` and ``visual_tokens`` is given, or a shape is wrong.
     """
-    with _evaluating(backbone):
+    with evaluating(backbone):
         visual_tokens = _visual_tokens(backbone, images, visual_tokens)
         _check_text(backbone, visual_tokens, input_ids, text_mask)
         is_counted = text_mask
@@ -217,7 +216,8 @@ def log_likelihood(
             is_last = torch.arange(input_ids.shape[1], device=text_mask.device) == text_mask.sum(1, keepdim=True) - 1
             is_counted = text_mask & (has_end[:, None] | ~is_last)
         queries = _MaskQueries.make(backbone, visual_tokens, input_ids)
-        hidden = _run(backbone, queries.hidden, queries.mask, queries.cache, queries.start)[:, -input_ids.shape[1] :]
+        hidden = backbone.encoder(queries.hidden, queries.mask, queries.cache, queries.start)
+        hidden = hidden[:, -input_ids.shape[1] :]
         result = torch.full(input_ids.shape, torch.nan, device=input_ids.device)
         places, targets = (torch.split(values[is_counted], _CHUNK) for values in (hidden, input_ids))
         losses = [
@@ -250,7 +250,7 @@ def mask_query_hidden(backbone: MedViLL, visual_tokens: Tensor, input_ids: Tenso
     of_image[:, : image.shape[1]] = True
     joint = torch.cat([image, backbone.embedding_dropout(text)], dim=1)
     mask = torch.cat([of_image, of_text])[None, None]
-    hidden: Tensor = backbone.encoder(joint, attention_mask=mask).last_hidden_state
+    hidden: Tensor = backbone.encoder(joint, mask)
     return hidden[:, -input_ids.shape[1] :]
 
 
@@ -281,35 +281,23 @@ def token_attention(
     Raises:
         ValueError: if not exactly one of ``images`` and ``visual_tokens`` is given, or a shape is wrong.
     """
-    with _evaluating(backbone):
+    with evaluating(backbone):
         visual_tokens = _visual_tokens(backbone, images, visual_tokens)
         _check_text(backbone, visual_tokens, input_ids, text_mask)
         num_visual, num_text = visual_tokens.shape[1], input_ids.shape[1]
         queries = _MaskQueries.make(backbone, visual_tokens, input_ids)
-        hidden, layers = queries.hidden, []
-        for index, layer in enumerate(backbone.encoder.layer):
-            attention = layer.attention.self
-            query = _heads(attention.query, attention, hidden[:, -num_text:])
-            hidden = _run_layer(index, layer, hidden, queries.mask, queries.cache, queries.start)
-            scores = (query @ queries.cache.keys[index].transpose(2, 3)).float() * attention.scaling
-            weights = scores.masked_fill(~queries.mask[:, :, -num_text:], -torch.inf).softmax(dim=-1)
+        layers: list[Tensor] = []
+
+        def keep(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+            assert mask is not None
+            weights = attention_probabilities(query[:, :, -num_text:], key, mask[:, :, -num_text:])
             layers.append(weights[..., 1 : num_visual + 1])
+
+        backbone.encoder(queries.hidden, queries.mask, queries.cache, queries.start, on_attention=keep)
     return torch.stack(layers, dim=1).masked_fill(~text_mask[:, None, None, :, None], torch.nan)
 
 
 # --- arguments
-
-
-@contextmanager
-def _evaluating(backbone: MedViLL) -> Iterator[None]:
-    """Put every module in evaluation mode, and back in its own."""
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
 
 
 def _visual_tokens(backbone: MedViLL, images: Tensor | None, visual_tokens: Tensor | None) -> Tensor:
@@ -367,72 +355,12 @@ def _draws(
 # --- the transformer over a cache
 
 
-class _Cache:
-    """Keys and values of every layer: CLS, visual tokens and SEP_V first, then text.
-
-    Space is taken once, when a layer is first written, in the dtype that the layer computes in.
-
-    Args:
-        num_layers: transformer layers.
-        num_image: CLS, visual tokens and SEP_V.
-        num_text: text tokens there is room for.
-    """
-
-    def __init__(self, num_layers: int, num_image: int, num_text: int) -> None:
-        self.keys: list[Tensor] = [torch.empty(0)] * num_layers
-        self.values = list(self.keys)
-        self.num_image, self._num_slots = num_image, num_image + num_text
-
-    def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values, shape ``(B, heads, Q, d / heads)``, from slot ``start`` on; return all up to there."""
-        if start == 0:
-            shape = (*key.shape[:2], self._num_slots, key.shape[3])
-            self.keys[layer], self.values[layer] = key.new_empty(shape), value.new_empty(shape)
-        end = start + key.shape[2]
-        keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, start:end], values[:, :, start:end] = key, value
-        return keys[:, :, :end], values[:, :, :end]
-
-    def select(self, rows: Tensor) -> "_Cache":
-        """Keep the rows where ``rows`` is True; this cache is used up."""
-        for tensors in (self.keys, self.values):
-            for layer, tensor in enumerate(tensors):  # one at a time: there may be no room for two caches
-                tensors[layer] = tensor[rows]
-        return self
-
-
-def _heads(projection: nn.Linear, attention: BertSelfAttention, hidden: Tensor) -> Tensor:
-    """Project to queries, keys or values, shape ``(B, heads, Q, d / heads)``."""
-    projected: Tensor = projection(hidden)
-    return projected.view(*hidden.shape[:2], attention.num_attention_heads, -1).transpose(1, 2)
-
-
-def _run_layer(index: int, layer: BertLayer, hidden: Tensor, mask: Tensor | None, cache: _Cache, start: int) -> Tensor:
-    """Run one BERT layer on some tokens only, shape ``(B, Q, d)``, which attend to what is cached and to themselves."""
-    attention = layer.attention.self
-    query, key, value = (
-        _heads(projection, attention, hidden) for projection in (attention.query, attention.key, attention.value)
-    )
-    keys, values = cache.write(index, start, key, value)
-    context = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    hidden = layer.attention.output(context.transpose(1, 2).flatten(2), hidden)
-    result: Tensor = layer.output(layer.intermediate(hidden), hidden)
-    return result
-
-
-def _run(backbone: MedViLL, hidden: Tensor, mask: Tensor | None, cache: _Cache, start: int) -> Tensor:
-    """Run all layers on some tokens only, whose keys and values go into the cache from ``start`` on."""
-    for index, layer in enumerate(backbone.encoder.layer):
-        hidden = _run_layer(index, layer, hidden, mask, cache, start)
-    return hidden
-
-
-def _encode_prefix(backbone: MedViLL, visual_tokens: Tensor, num_text: int) -> _Cache:
+def _encode_prefix(backbone: MedViLL, visual_tokens: Tensor, num_text: int) -> KeyValueCache:
     """Cache CLS, visual tokens and SEP_V, with room for so many text tokens."""
     no_text = torch.empty(len(visual_tokens), 0, dtype=torch.long, device=visual_tokens.device)
     joint, _ = backbone.embed(visual_tokens, no_text, no_text.bool(), MaskStrategy.SEQ2SEQ)
-    cache = _Cache(len(backbone.encoder.layer), joint.shape[1], num_text)
-    _run(backbone, joint, None, cache, start=0)  # without text all see all: no mask is faster
+    cache = KeyValueCache(len(backbone.encoder.layers), num_slots=joint.shape[1] + num_text)
+    backbone.encoder(joint, None, cache)  # without text all see all: no mask is faster
     return cache
 
 
@@ -462,7 +390,7 @@ class _MaskQueries(NamedTuple):
 
     hidden: Tensor
     mask: Tensor
-    cache: _Cache
+    cache: KeyValueCache
     start: int
 
     @classmethod
@@ -584,7 +512,7 @@ class _Search:
         }
 
 
-def _step(backbone: MedViLL, cache: _Cache, search: _Search, position: int) -> Tensor:
+def _step(backbone: MedViLL, cache: KeyValueCache, search: _Search, num_image: int, position: int) -> Tensor:
     """Contextual embedding of the MASK at ``position`` of each hypothesis, shape ``(R, W, d)``.
 
     Text slots go by position, then by hypothesis. The word kept last takes the slot of the MASK it was predicted from.
@@ -595,14 +523,14 @@ def _step(backbone: MedViLL, cache: _Cache, search: _Search, position: int) -> T
     ids[:, :, :-1] = search.words[:, :, first:position]
     positions = torch.arange(position + 1, device=device).repeat_interleave(width)
     queries = positions[first * width :]
-    hidden = _embed_text(backbone, ids.transpose(1, 2).flatten(1), queries)
+    embedded = _embed_text(backbone, ids.transpose(1, 2).flatten(1), queries)
 
-    num_image = cache.num_image
     rule = may_attend(MaskStrategy.SEQ2SEQ, torch.full_like(queries, TEXT), queries, *_places(num_image, positions))
     is_own = search.writer[:, :, : position + 1, None] == torch.arange(width, device=device)
     is_own = nn.functional.pad(is_own.flatten(2), (num_image, 0), value=True)
     mask = rule & is_own.repeat(1, len(queries) // width, 1)
-    return _run(backbone, hidden, mask[:, None], cache, num_image + first * width)[:, -width:]
+    hidden: Tensor = backbone.encoder(embedded, mask[:, None], cache, num_image + first * width)
+    return hidden[:, -width:]
 
 
 def _forbidden(backbone: MedViLL, device: torch.device) -> Tensor:
