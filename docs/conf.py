@@ -11,6 +11,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python._object import PyObject
 from sphinx.environment import BuildEnvironment
+from sphinx.ext import autosummary
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import inspect as sphinx_inspect
 from sphinx.util.docutils import SphinxDirective
@@ -45,8 +46,15 @@ myst_heading_anchors = 3
 # A page per module, written anew at each build, so that the page of a module that is gone does not stay.
 shutil.rmtree(HERE / "api", ignore_errors=True)
 autosummary_generate = True
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Sec.", "Fig.", "Eq.")  # a sentence does not end there
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+# What a package only passes on is described where it is defined.
+autodoc_default_options = {
+    "ignore-module-all": True,
+    "member-order": "bysource",
+    "members": True,
+    "show-inheritance": True,
+}
 autodoc_inherit_docstrings = False  # what Lightning says of its own methods is in Lightning's reference
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
