@@ -14,7 +14,7 @@ STRATEGIES = ("bidirectional", "seq2seq", "bar", "non_crossing")
 
 
 def draw_masks() -> None:
-    """The four masks over three visual tokens and four words, as the paper's Fig. 4 and 8."""
+    """The four masks over three visual tokens and four text tokens, as the paper's Fig. 4 and 8."""
     figure, axes = plt.subplots(1, len(STRATEGIES), figsize=(13, 3.9))
     for axis, strategy in zip(axes, STRATEGIES, strict=True):
         names = ["CLS", "v1", "v2", "v3", "SEP", "w1", "w2", "w3", "w4", "SEP"]
@@ -36,18 +36,18 @@ def draw_masks() -> None:
     figure.savefig(FOLDER / "masks.png", dpi=110)
 
 
-def draw_films() -> None:
-    """Eight phantom films of the embedded corpus."""
+def draw_radiographs() -> None:
+    """Eight phantom radiographs of the embedded corpus."""
     examples = SyntheticDataModule(num_test=8, image_size=256).examples("test")
     figure, axes = plt.subplots(2, 4, figsize=(12, 6.1))
     for index, axis in enumerate(axes.flat):
         axis.imshow(examples.image(index)[0], cmap="gray", vmin=0, vmax=255)
         axis.set_axis_off()
     figure.subplots_adjust(0, 0, 1, 1, 0.01, 0.01)
-    figure.savefig(FOLDER / "films.png", dpi=80)
+    figure.savefig(FOLDER / "radiographs.png", dpi=80)
 
 
 if __name__ == "__main__":
     mpl.use("Agg")
     draw_masks()
-    draw_films()
+    draw_radiographs()

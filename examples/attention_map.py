@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medvill_pl import MedViLL, SyntheticDataModule
 from medvill_pl.data.images import fit_square, read_grey
-from medvill_pl.evaluation.figures import attention_figure, attention_on_image, join_pieces
+from medvill_pl.evaluation.figures import attention_figure, attention_on_image, join_tokens
 
 
 def attention_of_pair(
@@ -28,7 +28,7 @@ def attention_of_pair(
         mask_strategy=mask_strategy,  # the one it was trained with; fine-tuned for understanding: bidirectional
     )
     maps = attention_on_image(weights, backbone.num_visual)[0].permute(2, 0, 1, 3, 4)
-    return join_pieces(["CLS", *backbone.tokenizer.tokens(ids[0].tolist())], maps)
+    return join_tokens(["CLS", *backbone.tokenizer.tokens(ids[0].tolist())], maps)
 
 
 def main() -> None:

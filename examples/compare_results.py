@@ -22,8 +22,8 @@ def main() -> None:
         parser.error("give the results of two runs")
     for name, result in results.items():
         print(f"{name}: {result.config['task']}, {len(result.rows):,} results, {result.config['data']['name']}")
-        times = ", ".join(f"{ms:.1f} at batch {size}" for size, ms in result.config.get("ms_an_example", {}).items())
-        print(f"  {result.config['device']}: ms an example {times}")
+        times = ", ".join(f"{ms:.1f} at batch {size}" for size, ms in result.config.get("ms_per_example", {}).items())
+        print(f"  {result.config['device']}: ms per example {times}")
     columns = ("value", "mean", "deviation", "low", "high", "p_t_test", "p_paired")
     print(f"{'metric':<28} {'model':<28}" + "".join(f"{name:>10}" for name in columns))
     for row in compare(results, num_replicates=options.replicates, metrics=options.metrics):

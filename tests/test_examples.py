@@ -107,7 +107,7 @@ def test_own_task_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     results = Results.read(next(tmp_path.rglob("test.parquet")))
     errors = [abs(row["prediction"] - row["count"]) for row in results.rows]
     assert results.scores()["mae"] == pytest.approx(np.mean(errors))
-    assert results.metrics == "examples.own_task.count_scores"
+    assert results.score_fn == "examples.own_task.count_scores"
     assert main(["predict", *words, checkpoint]) == 0
     assert next(tmp_path.rglob("predictions.csv")).read_text().startswith("id,count\n")
 
@@ -163,9 +163,9 @@ def test_compare_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             {"id": str(i), "probability": [p], "label": [float(y)]}
             for i, (p, y) in enumerate(zip(scores, labels, strict=True))
         ]
-        config = {"task": "T", "data": {"name": "D"}, "device": "cpu", "ms_an_example": {"1": 2.0}}
-        metrics = "medvill_pl.evaluation.classification.classification_scores"
-        Results(rows, {"findings": ["Edema"]}, metrics, config).write(Path(name, "test.parquet"))
+        config = {"task": "T", "data": {"name": "D"}, "device": "cpu", "ms_per_example": {"1": 2.0}}
+        score_fn = "medvill_pl.evaluation.classification.classification_scores"
+        Results(rows, {"findings": ["Edema"]}, score_fn, config).write(Path(name, "test.parquet"))
     options = ["good/test.parquet", "bad/test.parquet", "--metrics", "auroc_micro"]
     printed = run_example("compare_results.py", options, monkeypatch, capsys)
     first, second = [line.split() for line in printed.splitlines() if line.startswith("auroc_micro")]
@@ -176,4 +176,4 @@ def test_compare_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert deviation > 0
     assert p_t_test < 0.05
     assert p_paired < 0.05
-    assert "cpu: ms an example 2.0 at batch 1" in printed
+    assert "cpu: ms per example 2.0 at batch 1" in printed

@@ -39,16 +39,16 @@ def average_precision(probability: NDArray[np.float64], label: NDArray[np.float6
     probability, label = probability[known], label[known]
     total, recall_before = 0.0, 0.0
     for threshold in sorted(set(probability), reverse=True):
-        found = probability >= threshold
-        recall = (found & (label == 1)).sum() / (label == 1).sum()
-        total += (recall - recall_before) * (found & (label == 1)).sum() / found.sum()
+        predicted = probability >= threshold
+        recall = (predicted & (label == 1)).sum() / (label == 1).sum()
+        total += (recall - recall_before) * (predicted & (label == 1)).sum() / predicted.sum()
         recall_before = recall
     return total
 
 
-def f1(found: NDArray[np.bool_], label: NDArray[np.float64]) -> float:
-    there, known = label == 1, ~np.isnan(label)
-    return float(2 * (found & there).sum() / ((found & known).sum() + there.sum()))
+def f1(predicted: NDArray[np.bool_], label: NDArray[np.float64]) -> float:
+    target, known = label == 1, ~np.isnan(label)
+    return float(2 * (predicted & target).sum() / ((predicted & known).sum() + target.sum()))
 
 
 def calibration_error(probability: NDArray[np.float64], label: NDArray[np.float64]) -> float:
@@ -90,14 +90,14 @@ def test_metrics_of_each_finding_and_their_means(drawn: tuple[NDArray[np.float64
     }
     for name, reference in references.items():
         expected = [reference(probability[:, column], label[:, column]) for column in range(3)]
-        found = [scores[f"{name}/{finding}"] for finding in ("lung_opacity", "edema", "fracture")]
-        assert found == pytest.approx(expected, abs=1e-5)
+        values = [scores[f"{name}/{finding}"] for finding in ("lung_opacity", "edema", "fracture")]
+        assert values == pytest.approx(expected, abs=1e-5)
         assert scores[f"{name}_macro"] == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_calibration_error_by_hand() -> None:
     probability, label = np.array([[0.72], [0.7], [0.1]]), np.array([[1.0], [0.0], [0.0]])
-    # Two of three in the bin of 0.67 to 0.73, of which half are there: 0.71 against 0.5.
+    # Two of three in the bin of 0.67 to 0.73, of which half are positive: 0.71 against 0.5.
     scores = classification_scores(make_rows(probability, label), {"findings": ["Edema"]})
     assert scores["calibration_error_micro"] == pytest.approx(2 / 3 * 0.21 + 1 / 3 * 0.1)
 
@@ -113,7 +113,7 @@ def test_finding_that_never_occurs_is_left_out_of_means_and_named(
     assert "average_precision/fracture" not in scores
     assert scores["auroc_macro"] == pytest.approx((scores["auroc/lung_opacity"] + scores["auroc/edema"]) / 2)
     assert undefined_findings(rows, FINDINGS) == ["Fracture"]
-    label[:, 0], label[:, 2] = 1, NAN  # always there; not labelled at all, which is nothing to name
+    label[:, 0], label[:, 2] = 1, NAN  # always positive; not labelled at all, which is nothing to name
     assert undefined_findings(make_rows(probability, label), FINDINGS) == ["Lung Opacity"]
 
 
@@ -145,9 +145,9 @@ def test_f1_at_chosen_thresholds(drawn: tuple[NDArray[np.float64], NDArray[np.fl
     scores = classification_scores(
         make_rows(probability, label), {"findings": FINDINGS, "threshold": threshold.tolist()}
     )
-    found = probability.astype(np.float32) >= threshold  # a probability at the threshold counts as found
-    assert scores["f1_chosen_micro"] == pytest.approx(f1(found.ravel(), label.ravel()))
-    expected = [f1(found[:, column], label[:, column]) for column in range(3)]
+    predicted = probability.astype(np.float32) >= threshold  # also at the threshold
+    assert scores["f1_chosen_micro"] == pytest.approx(f1(predicted.ravel(), label.ravel()))
+    expected = [f1(predicted[:, column], label[:, column]) for column in range(3)]
     assert scores["f1_chosen_macro"] == pytest.approx(np.mean(expected))
 
 
@@ -155,9 +155,9 @@ def test_chosen_thresholds_reach_the_best_f1_of_all(drawn: tuple[NDArray[np.floa
     probability, label = drawn
     chosen = choose_thresholds(torch.from_numpy(probability), torch.from_numpy(label))
     for column, threshold in enumerate(chosen.tolist()):
-        of_finding, there = probability[:, column], label[:, column]
-        best = max(f1(of_finding >= candidate, there) for candidate in of_finding)
-        assert f1(of_finding >= threshold - 1e-6, there) == pytest.approx(best)
+        own, target = probability[:, column], label[:, column]
+        best = max(f1(own >= candidate, target) for candidate in own)
+        assert f1(own >= threshold - 1e-6, target) == pytest.approx(best)
 
 
 def test_threshold_without_positives_is_one_half() -> None:

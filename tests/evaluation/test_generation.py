@@ -101,7 +101,7 @@ def test_clinical_efficacy_is_what_the_counts_give_by_hand() -> None:
         "clinical_f1": pytest.approx(3 / 5),
         # Edema 2/3, Fracture 0, Cardiomegaly 2/3, Pneumonia 0, No Finding 1
         "clinical_f1_macro": pytest.approx((2 / 3 + 0 + 2 / 3 + 0 + 1) / 5),
-        # Edema and Cardiomegaly alone: 2 of 3 found, 2 of 3 true
+        # Edema and Cardiomegaly alone: 2 of 3 predicted, 2 of 3 in the reference
         "clinical_f1_five": pytest.approx(2 / 3),
     }
 
@@ -130,7 +130,9 @@ def test_without_any_positive_label_all_metrics_are_defined() -> None:
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def make_row(number: int, prediction: str | None, found: dict[str, float], true: dict[str, float]) -> dict[str, Any]:
+def make_row(
+    number: int, prediction: str | None, predicted: dict[str, float], true: dict[str, float]
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": str(number),
         "reference": REPORTS[number],
@@ -139,7 +141,7 @@ def make_row(number: int, prediction: str | None, found: dict[str, float], true:
         "reference_labels": labels(true)[0].tolist(),
     }
     if prediction is not None:
-        row |= {"prediction": prediction, "prediction_labels": labels(found)[0].tolist()}
+        row |= {"prediction": prediction, "prediction_labels": labels(predicted)[0].tolist()}
     return row
 
 

@@ -1,4 +1,4 @@
-"""Trials, ranks and retrieval metrics against torchmetrics, hand counts and exhaustive enumeration."""
+"""Candidate sets, ranks and retrieval metrics against torchmetrics, hand counts and exhaustive enumeration."""
 
 from itertools import combinations
 from statistics import median
@@ -21,17 +21,17 @@ from medvill_pl.evaluation.retrieval import (
 NAN = float("nan")
 
 
-# -- trials --------------------------------------------------------------------------------------
+# -- candidate sets ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("num_pairs", "num_candidates"), [(2, 2), (7, 3), (30, 30), (120, 100)])
-def test_trial_has_its_own_pair_first_and_others_once(num_pairs: int, num_candidates: int) -> None:
-    trials = draw_candidate_sets(num_pairs, num_candidates, seed=0)
-    assert trials.shape == (num_pairs, num_candidates)
-    assert trials[:, 0].tolist() == list(range(num_pairs))
-    for trial in trials.tolist():
-        assert len(set(trial)) == num_candidates
-        assert set(trial) <= set(range(num_pairs))
+def test_candidate_set_has_its_own_pair_first_and_others_once(num_pairs: int, num_candidates: int) -> None:
+    sets = draw_candidate_sets(num_pairs, num_candidates, seed=0)
+    assert sets.shape == (num_pairs, num_candidates)
+    assert sets[:, 0].tolist() == list(range(num_pairs))
+    for candidates in sets.tolist():
+        assert len(set(candidates)) == num_candidates
+        assert set(candidates) <= set(range(num_pairs))
 
 
 def test_all_others_are_equally_likely() -> None:
@@ -41,13 +41,15 @@ def test_all_others_are_equally_likely() -> None:
     np.testing.assert_allclose(counts[[0, 1, 2, 3, 5]], 1200, atol=5 * 1200**0.5)
 
 
-def test_trials_follow_from_the_seed() -> None:
+def test_candidate_sets_follow_from_the_seed() -> None:
     assert (draw_candidate_sets(20, 5, 1) == draw_candidate_sets(20, 5, 1)).all()
     assert (draw_candidate_sets(20, 5, 1) != draw_candidate_sets(20, 5, 2)).any()
 
 
-def test_pool_smaller_than_a_trial_is_refused() -> None:
-    with pytest.raises(ValueError, match="a trial needs 100 candidates, but the pool has 99 pairs: set num_candidates"):
+def test_gallery_smaller_than_a_candidate_set_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="a candidate set needs 100 pairs, but the gallery has 99: set num_candidates to 99"
+    ):
         draw_candidate_sets(99, 100, 0)
     check_gallery(100, 100)
 
@@ -58,7 +60,7 @@ def test_pool_smaller_than_a_trial_is_refused() -> None:
 def test_ranks_by_hand() -> None:
     scores = np.array([0.3, 0.9, 0.1, 0.8, 0.2, 0.7])
     is_positive = np.array([True, False, True, False, False, True])
-    # Best first: places 1, 3, 5+, 0+, 4, 2+.
+    # Best first: positions 1, 3, 5+, 0+, 4, 2+.
     ranking = rank_candidates(scores, is_positive)
     assert ranking == (6, 3, 3, 4, [0, 2, 3])
 
@@ -84,17 +86,17 @@ def make_rows(
     scores: NDArray[np.float64],
     hits: NDArray[np.bool_],
     direction: str = "image_to_report",
-    pool: str = "trial",
+    gallery: str = "candidates",
 ) -> list[dict[str, Any]]:
     return [
-        {"id": str(query), "direction": direction, "pool": pool, "frequency_first_rank": None}
+        {"id": str(query), "direction": direction, "gallery": gallery, "frequency_first_rank": None}
         | rank_candidates(s, h)._asdict()
         for query, (s, h) in enumerate(zip(scores, hits, strict=True))
     ]
 
 
 @pytest.fixture
-def trials() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def searches() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores without ties and hits of 40 queries with 15 candidates; two of the queries have no positive."""
     rng = np.random.default_rng(0)
     hits = rng.random((40, 15)) < 0.15
@@ -102,53 +104,53 @@ def trials() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return rng.permutation(600).reshape(40, 15) / 600, hits
 
 
-def test_metrics_are_those_of_torchmetrics(trials: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
-    scores, hits = trials
-    found = retrieval_scores(make_rows(scores, hits))
+def test_metrics_are_those_of_torchmetrics(searches: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
+    scores, hits = searches
+    metrics = retrieval_scores(make_rows(scores, hits))
     preds, target = torch.from_numpy(scores).flatten(), torch.from_numpy(hits).flatten()
     indexes = torch.arange(40).repeat_interleave(15)
     references = {"mrr": RetrievalMRR(empty_target_action="neg")}
-    for cut in (1, 5, 10):
-        references[f"hit@{cut}"] = RetrievalHitRate(empty_target_action="neg", top_k=cut)
-        references[f"recall@{cut}"] = RetrievalRecall(empty_target_action="neg", top_k=cut)
-        references[f"precision@{cut}"] = RetrievalPrecision(empty_target_action="neg", top_k=cut)
+    for cutoff in (1, 5, 10):
+        references[f"hit@{cutoff}"] = RetrievalHitRate(empty_target_action="neg", top_k=cutoff)
+        references[f"recall@{cutoff}"] = RetrievalRecall(empty_target_action="neg", top_k=cutoff)
+        references[f"precision@{cutoff}"] = RetrievalPrecision(empty_target_action="neg", top_k=cutoff)
     for name, reference in references.items():
         expected = reference(preds, target, indexes=indexes).item()
-        assert found[f"image_to_report/{name}"] == pytest.approx(expected, abs=1e-6), name
+        assert metrics[f"image_to_report/{name}"] == pytest.approx(expected, abs=1e-6), name
 
 
-def test_own_counterpart_is_scored_apart(trials: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
-    scores, hits = trials
-    found = retrieval_scores(make_rows(scores, hits, "report_to_image"))
+def test_own_counterpart_is_scored_apart(searches: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
+    scores, hits = searches
+    metrics = retrieval_scores(make_rows(scores, hits, "report_to_image"))
     ranks = [sorted(row, reverse=True).index(row[0]) + 1 for row in scores.tolist()]
-    for cut in (1, 5, 10):
-        share = sum(rank <= cut for rank in ranks) / 40
-        assert found[f"report_to_image/own_recall@{cut}"] == pytest.approx(share)
-    assert found["report_to_image/own_median_rank"] == median(ranks)
+    for cutoff in (1, 5, 10):
+        share = sum(rank <= cutoff for rank in ranks) / 40
+        assert metrics[f"report_to_image/own_recall@{cutoff}"] == pytest.approx(share)
+    assert metrics["report_to_image/own_median_rank"] == median(ranks)
 
 
-def test_directions_and_pools_are_scored_apart() -> None:
+def test_directions_and_galleries_are_scored_apart() -> None:
     good, bad = np.array([[0.9, 0.1]]), np.array([[0.1, 0.9]])
     hit = np.array([[True, False]])
     rows = [
         *make_rows(good, hit),
         *make_rows(bad, hit, "report_to_image"),
-        *make_rows(bad, hit, pool="whole"),
+        *make_rows(bad, hit, gallery="full"),
     ]
-    found = retrieval_scores(rows)
-    assert found["image_to_report/mrr"] == 1
-    assert found["report_to_image/mrr"] == 0.5
-    assert found["image_to_report/whole/mrr"] == 0.5
-    assert not [name for name in found if name.startswith("report_to_image/whole")]
+    metrics = retrieval_scores(rows)
+    assert metrics["image_to_report/mrr"] == 1
+    assert metrics["report_to_image/mrr"] == 0.5
+    assert metrics["image_to_report/full_gallery/mrr"] == 0.5
+    assert not [name for name in metrics if name.startswith("report_to_image/full_gallery")]
 
 
 def test_candidates_without_a_positive_count_as_missed() -> None:
     rows = make_rows(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([[True, False], [False, False]]))
-    found = retrieval_scores(rows)
-    assert found["image_to_report/mrr"] == 0.5
-    assert found["image_to_report/hit@1"] == found["image_to_report/recall@5"] == 0.5
-    assert found["image_to_report/chance_mrr"] == pytest.approx(0.75 / 2)
-    assert all(np.isfinite(list(found.values())))
+    metrics = retrieval_scores(rows)
+    assert metrics["image_to_report/mrr"] == 0.5
+    assert metrics["image_to_report/hit@1"] == metrics["image_to_report/recall@5"] == 0.5
+    assert metrics["image_to_report/chance_mrr"] == pytest.approx(0.75 / 2)
+    assert all(np.isfinite(list(metrics.values())))
 
 
 def test_frequency_ranker_is_scored_where_it_ranked() -> None:
@@ -161,28 +163,28 @@ def test_frequency_ranker_is_scored_where_it_ranked() -> None:
 # -- chance --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [1, 3, 5])
+@pytest.mark.parametrize("cutoff", [1, 3, 5])
 @pytest.mark.parametrize("num_candidates", [1, 2, 4, 5, 7])
-def test_chance_is_the_mean_over_all_orders(num_candidates: int, cut: int) -> None:
+def test_chance_is_the_mean_over_all_orders(num_candidates: int, cutoff: int) -> None:
     for num_positives in range(num_candidates + 1):
         mrr, hit, recall, precision = [], [], [], []
-        for places in combinations(range(1, num_candidates + 1), num_positives):
-            within = sum(place <= cut for place in places)
-            mrr.append(1 / min(places) if places else 0)
+        for ranks in combinations(range(1, num_candidates + 1), num_positives):
+            within = sum(rank <= cutoff for rank in ranks)
+            mrr.append(1 / min(ranks) if ranks else 0)
             hit.append(within > 0)
-            recall.append(within / num_positives if places else 0)
-            precision.append(within / cut)
-        found = chance_of(num_candidates, num_positives, cut)
+            recall.append(within / num_positives if ranks else 0)
+            precision.append(within / cutoff)
+        metrics = chance_of(num_candidates, num_positives, cutoff)
         expected = {
             "mrr": np.mean(mrr),
-            f"hit@{cut}": np.mean(hit),
-            f"recall@{cut}": np.mean(recall),
-            f"precision@{cut}": np.mean(precision),
+            f"hit@{cutoff}": np.mean(hit),
+            f"recall@{cutoff}": np.mean(recall),
+            f"precision@{cutoff}": np.mean(precision),
         }
-        assert found == pytest.approx(expected)
+        assert metrics == pytest.approx(expected)
 
 
-def test_chance_of_a_trial_of_100_with_one_positive_is_the_harmonic_mean() -> None:
+def test_chance_of_100_candidates_with_one_positive_is_the_harmonic_mean() -> None:
     assert chance_of(100, 1)["mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 101)) / 100)
     rows = make_rows(np.random.default_rng(0).random((3, 100)), np.eye(3, 100, dtype=bool))
     assert retrieval_scores(rows)["image_to_report/chance_hit@5"] == pytest.approx(0.05)

@@ -23,17 +23,17 @@ def mean(rows: Rows) -> dict[str, float]:
 
 
 def test_replicates_are_draws_with_replacement_of_as_many_examples() -> None:
-    seen: list[list[str]] = []
+    drawn: list[list[str]] = []
 
     def scores(rows: Rows) -> dict[str, float]:
-        seen.append([row["id"] for row in rows])
+        drawn.append([row["id"] for row in rows])
         return mean(rows)
 
     bootstrap(make_rows([1, 2, 3, 4, 5]), scores, num_replicates=200)
-    *replicates, whole = seen
-    assert whole == ["e0", "e1", "e2", "e3", "e4"]
+    *replicates, full = drawn
+    assert full == ["e0", "e1", "e2", "e3", "e4"]
     assert len(replicates) == 200
-    assert all(len(ids) == 5 and set(ids) <= set(whole) for ids in replicates)
+    assert all(len(ids) == 5 and set(ids) <= set(full) for ids in replicates)
     share_of_distinct = np.mean([len(set(ids)) for ids in replicates]) / 5
     assert share_of_distinct == pytest.approx(1 - 0.8**5, abs=0.03)
 
@@ -154,12 +154,14 @@ def test_paired_test_of_unequal_numbers_is_refused() -> None:
 
 def test_paired_test_keeps_its_level_and_finds_small_paired_differences() -> None:
     rng = np.random.default_rng(0)
-    rejected, found = 0, 0
+    rejected, detected = 0, 0
     for seed in range(100):
         examples = rng.normal(size=40)
         one, equal, better = (examples + rng.normal(scale=0.3, size=40) + shift for shift in (0, 0, 0.3))
-        of = [bootstrap(make_rows(v.tolist()), mean, 200, seed)["mean"].replicates for v in (one, equal, better)]
-        rejected += paired_bootstrap_test(of[0], of[1]) < 0.05
-        found += paired_bootstrap_test(of[0], of[2]) < 0.05
+        replicates = [
+            bootstrap(make_rows(v.tolist()), mean, 200, seed)["mean"].replicates for v in (one, equal, better)
+        ]
+        rejected += paired_bootstrap_test(replicates[0], replicates[1]) < 0.05
+        detected += paired_bootstrap_test(replicates[0], replicates[2]) < 0.05
     assert rejected <= 14  # 5 expected; the bootstrap of 40 is a little too narrow
-    assert found >= 90
+    assert detected >= 90

@@ -50,14 +50,14 @@ def test_unseen_answer_counts_as_wrong(rows: list[dict[str, Any]]) -> None:
     assert vqa_scores(unseen, {})["accuracy"] == 0
 
 
-def test_commonest_answers_stand_beside(rows: list[dict[str, Any]]) -> None:
-    assert "accuracy_commonest" not in vqa_scores(rows, {"most_frequent": None})
+def test_most_frequent_answers_stand_beside(rows: list[dict[str, Any]]) -> None:
+    assert "accuracy_most_frequent" not in vqa_scores(rows, {"most_frequent": None})
     scores = vqa_scores(rows, {"most_frequent": {"closed": "yes", "open": "right"}})
-    assert scores["accuracy_commonest"] == pytest.approx(2 / 5)
-    assert scores["accuracy_commonest_closed"] == pytest.approx(2 / 3)
-    assert scores["accuracy_commonest_open"] == 0
+    assert scores["accuracy_most_frequent"] == pytest.approx(2 / 5)
+    assert scores["accuracy_most_frequent_closed"] == pytest.approx(2 / 3)
+    assert scores["accuracy_most_frequent_open"] == 0
     assert (
-        vqa_scores(rows, {"most_frequent": {"closed": "no"}})["accuracy_commonest_open"] == 0
+        vqa_scores(rows, {"most_frequent": {"closed": "no"}})["accuracy_most_frequent_open"] == 0
     )  # no open ones in training
 
 
@@ -67,9 +67,9 @@ def test_without_controls_and_kinds_there_are_no_figures_for_them() -> None:
     assert names == {"accuracy", "ceiling", "accuracy_closed", "ceiling_closed"}
 
 
-def test_commonest_answer_of_each_type() -> None:
+def test_most_frequent_answer_of_each_type() -> None:
     answers = ["yes", "no", "yes", "left", "hilum", "no", "right"]
     kinds = ["closed", "closed", "closed", "open", "open", "closed", "open"]
-    # Of equally common ones, the first in the alphabet.
+    # Of equally frequent ones, the first in the alphabet.
     assert most_frequent_answers(answers, kinds) == {"closed": "no", "open": "hilum"}
     assert most_frequent_answers([], []) == {}

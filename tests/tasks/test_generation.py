@@ -285,7 +285,7 @@ def test_reports_of_a_short_limit_are_compared_with_the_whole_text(
 def test_results_name_inference_time(task: GenerationTask, make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer()
     trainer.test(task, datamodule=make_data(num_test=2), verbose=False)
-    times = json.loads((tmp_path / "test.json").read_text())["config"]["ms_an_example"]
+    times = json.loads((tmp_path / "test.json").read_text())["config"]["ms_per_example"]
     assert times.keys() == {"1", "2"}
     assert all(value > 0 for value in times.values())
 

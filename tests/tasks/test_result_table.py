@@ -62,8 +62,8 @@ def test_configuration_stands_beside_the_results(
     assert config["checkpoint"] == str(tmp_path / "task.ckpt")
     assert config["device"] == "cpu, 1 threads"
     assert config["scores"] == {name: value.item() for name, value in tester.callback_metrics.items()}
-    assert config["ms_an_example"].keys() == {"1", "3"}
-    assert all(milliseconds > 0 for milliseconds in config["ms_an_example"].values())
+    assert config["ms_per_example"].keys() == {"1", "3"}
+    assert all(milliseconds > 0 for milliseconds in config["ms_per_example"].values())
 
 
 def test_second_test_keeps_the_first_ones_results(
@@ -85,7 +85,7 @@ def test_own_result_table_takes_the_place_of_the_tasks(
 ) -> None:
     trainer = make_trainer(callbacks=[ResultTable(time_inference=False)])
     trainer.test(make_task(tiny), datamodule=make_data(), verbose=False)
-    assert "ms_an_example" not in json.loads((tmp_path / "test.json").read_text())["config"]
+    assert "ms_per_example" not in json.loads((tmp_path / "test.json").read_text())["config"]
 
 
 def test_trying_out_a_batch_writes_nothing(tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_training_without_non_matching_pairs_is_refused(tiny: BackboneConfig, ma
 # -- trials --------------------------------------------------------------------------------------
 
 
-def brute_force(task: RetrievalTask, data: SyntheticDataModule, pool: str) -> dict[tuple[str, str], dict[str, Any]]:
+def brute_force(task: RetrievalTask, data: SyntheticDataModule, gallery: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Rank by sorting: every pair is scored alone, from pixels and text."""
     examples = data.examples("test")
     order = sorted(range(len(examples.ids)), key=lambda index: examples.ids[index])
@@ -98,7 +98,7 @@ def brute_force(task: RetrievalTask, data: SyntheticDataModule, pool: str) -> di
     sets = [frozenset(np.flatnonzero(examples.labels[index] == 1).tolist()) for index in order]
     ranks = {}
     for direction in ("image_to_report", "report_to_image"):
-        size = task.num_candidates if pool == "trial" else len(order)
+        size = task.num_candidates if gallery == "candidates" else len(order)
         trials = draw_candidate_sets(len(order), size, derive_seed(task.candidate_seed, direction))
         for query, candidates in enumerate(trials.tolist()):
             of = [scores[query][c] if direction == "image_to_report" else scores[c][query] for c in candidates]
@@ -122,11 +122,11 @@ def test_ranks_of_all_trials_are_those_of_scoring_each_pair_alone(
     monkeypatch.setattr(retrieval, "PAIRS_AT_ONCE", at_once)
     data, task = make_data(), make_task(tiny, full_gallery=full_gallery)
     make_trainer().test(task, datamodule=data, verbose=False)
-    pools = ["trial", "whole"] if full_gallery else ["trial"]
-    assert len(task.results.rows) == 11 * 2 * len(pools)
-    for pool in pools:
-        expected = brute_force(task, data, pool)
-        rows = {(row["id"], row["direction"]): row for row in task.results.rows if row["pool"] == pool}
+    galleries = ["candidates", "full"] if full_gallery else ["candidates"]
+    assert len(task.results.rows) == 11 * 2 * len(galleries)
+    for gallery in galleries:
+        expected = brute_force(task, data, gallery)
+        rows = {(row["id"], row["direction"]): row for row in task.results.rows if row["gallery"] == gallery}
         assert rows.keys() == expected.keys()
         for key, values in expected.items():
             assert {name: rows[key][name] for name in values} == values, key
@@ -180,7 +180,7 @@ def test_trials_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer:
 def test_pool_smaller_than_a_trial_is_refused_before_any_work(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     task, seen = make_task(tiny, num_candidates=100), []
     task.backbone.image_encoder.register_forward_hook(lambda *args: seen.append(1))
-    with pytest.raises(ValueError, match="needs 100 candidates, but the pool has 11 pairs: set num_candidates to 11"):
+    with pytest.raises(ValueError, match="needs 100 pairs, but the gallery has 11: set num_candidates to 11"):
         make_trainer().test(task, datamodule=make_data(), verbose=False)
     assert seen == []
 

@@ -120,7 +120,9 @@ def test_test_scores_every_question_with_the_real_a_black_and_another_image(
     assert logged["test/accuracy"] <= logged["test/ceiling"] < 1
 
 
-def test_commonest_answer_of_training_stands_beside_the_model(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+def test_most_frequent_answer_of_training_stands_beside_the_model(
+    tiny: BackboneConfig, make_trainer: MakeTrainer
+) -> None:
     data, trainer = make_data(), make_trainer()
     task = make_task(tiny, training_answers(data))
     trainer.test(task, datamodule=data, verbose=False)
@@ -131,7 +133,7 @@ def test_commonest_answer_of_training_stands_beside_the_model(tiny: BackboneConf
         most_frequent[kind] = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[0][0]
     assert task.results.context["most_frequent"] == most_frequent
     hits = [most_frequent[kind] == answer for answer, kind in zip(test.answers, test.answer_types, strict=True)]
-    assert trainer.callback_metrics["test/accuracy_commonest"].item() == pytest.approx(np.mean(hits))
+    assert trainer.callback_metrics["test/accuracy_most_frequent"].item() == pytest.approx(np.mean(hits))
 
 
 def test_validation_scores_accuracy_without_the_controls(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:

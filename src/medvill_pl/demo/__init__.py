@@ -304,7 +304,7 @@ def compare_plain(model: PlainModel, data: dict[str, Any], results: dict[str, Re
     return {
         "classification": model.classification(results["classification"], by_id),
         "retrieval": model.retrieval(pool, probability[[place[name] for name in pool.ids]]),
-        "vqa": Results(answered, {}, results["vqa"].metrics).scores(),
+        "vqa": Results(answered, {}, results["vqa"].score_fn).scores(),
         "generation": model.generation(data["generation"].datasets["train"].examples, test.reports, probability),
     }
 

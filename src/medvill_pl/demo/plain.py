@@ -82,7 +82,7 @@ class PlainModel:
             for query, chosen in enumerate(trials):
                 of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
                 ranking = rank_candidates(of_query, sets[chosen] == sets[query])
-                row = {"direction": direction, "pool": "trial", "frequency_first_rank": None}
+                row = {"direction": direction, "gallery": "candidates", "frequency_first_rank": None}
                 rows.append(ranking._asdict() | row)
         return retrieval_scores(rows)
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: where a word looks (MedViLL, Fig. 6)."""
+"""Pictures of what a model does: where a word attends to (MedViLL, Fig. 6)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 def attention_on_image(weights: Tensor, num_visual: int) -> Tensor:
-    """Cut the attention of CLS and of every text token on the image out of a model's attention weights.
+    """Take the attention of CLS and of every text token on the image from a model's attention weights.
 
-    Under ``non_crossing``, the first of the text tokens is the CLS before the words.
+    Under ``non_crossing``, the first of the text tokens is the CLS before the text.
 
     Args:
-        weights: what ``MedViLL.attention_weights`` gives, shape ``(B, layers, heads, S, S)``, over CLS, the
+        weights: what ``MedViLL.attention_weights`` gives, floating point, shape
+            ``(B, layers, heads, S, S)``, over CLS, the
             visual tokens of the whole image, SEP_V and T text tokens.
         num_visual: visual tokens K.
 
@@ -31,65 +32,77 @@ def attention_on_image(weights: Tensor, num_visual: int) -> Tensor:
         torch.Size([1, 2, 4, 4, 2, 2])
     """
     side = round(num_visual**0.5)
-    of_text = torch.arange(num_visual + 2, weights.shape[-1], device=weights.device)
-    queries = torch.cat([of_text.new_zeros(1), of_text])
+    text_positions = torch.arange(num_visual + 2, weights.shape[-1], device=weights.device)
+    queries = torch.cat([text_positions.new_zeros(1), text_positions])
     return weights[..., queries, 1 : 1 + num_visual].reshape(*weights.shape[:3], -1, side, side)
 
 
-def join_pieces(tokens: Sequence[str], maps: Tensor) -> tuple[list[str], Tensor]:
-    """Put word pieces together to words; a word's attention is the mean over its pieces.
+def join_tokens(tokens: Sequence[str], maps: Tensor) -> tuple[list[str], Tensor]:
+    """Join tokens to words; a word's attention is the mean over its tokens.
 
     Args:
-        tokens: word pieces; those that continue a word begin with ``##``.
-        maps: attention of each piece, shape ``(number of pieces, ...)``.
+        tokens: texts of WordPiece tokens; those that continue a word begin with ``##``.
+        maps: attention of each token, floating point, shape ``(number of tokens, ...)``.
 
     Returns:
         The words, and the attention of each, shape ``(number of words, ...)``.
 
     Example:
-        >>> join_pieces(["pneumo", "##thorax", "."], torch.tensor([[0.2], [0.4], [0.1]]))
+        >>> join_tokens(["pneumo", "##thorax", "."], torch.tensor([[0.2], [0.4], [0.1]]))
         (['pneumothorax', '.'], tensor([[0.3000],
                 [0.1000]]))
     """
-    starts = [place for place, token in enumerate(tokens) if place == 0 or not token.startswith("##")]
+    starts = [position for position, token in enumerate(tokens) if position == 0 or not token.startswith("##")]
     spans = list(zip(starts, [*starts[1:], len(tokens)], strict=True))
     words = ["".join([tokens[start], *(token[2:] for token in tokens[start + 1 : end])]) for start, end in spans]
     return words, torch.stack([maps[start:end].mean(0) for start, end in spans])
 
 
-def overlay(film: NDArray[np.uint8], attention: Tensor) -> NDArray[np.uint8]:
-    """Lay attention over a film in colour.
+def overlay(image: NDArray[np.uint8], attention: Tensor) -> NDArray[np.uint8]:
+    """Lay attention over an image in colour; the largest weight takes the full colour.
 
     Args:
-        film: grey pixels, uint8, shape ``(H, W)``.
-        attention: one weight a place of the feature map, shape ``(h, w)``.
+        image: grey pixels, uint8, shape ``(H, W)``.
+        attention: one weight per position of the feature map, floating point, 0 or more, shape ``(h, w)``.
 
     Returns:
         Colour pixels, uint8, shape ``(H, W, 3)``.
+
+    Example:
+        >>> overlay(np.full((8, 8), 100, dtype=np.uint8), torch.tensor([[0.0, 0.0], [0.0, 0.2]])).shape
+        (8, 8, 3)
     """
     from matplotlib import colormaps
 
-    places = (attention / attention.max().clamp_min(1e-12)).float().cpu()[None, None]
-    heat = nn.functional.interpolate(places, film.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+    weights = (attention / attention.max().clamp_min(1e-12)).float().cpu()[None, None]
+    heat = nn.functional.interpolate(weights, image.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
     colour = colormaps["inferno"](heat)[..., :3] * 255
     share = 0.6 * heat[..., None]
-    mixed: NDArray[np.uint8] = np.round((1 - share) * film[..., None] + share * colour).astype(np.uint8)
+    mixed: NDArray[np.uint8] = np.round((1 - share) * image[..., None] + share * colour).astype(np.uint8)
     return mixed
 
 
-def attention_figure(film: NDArray[np.uint8], words: Sequence[str], maps: Tensor, columns: int = 4) -> "Figure":
-    """Draw a film and, for each word, where it looks.
+def attention_figure(image: NDArray[np.uint8], words: Sequence[str], maps: Tensor, columns: int = 4) -> "Figure":
+    """Draw an image and, for each word, where it attends to (MedViLL, Fig. 6).
 
     Args:
-        film: grey pixels, uint8, shape ``(H, W)``.
+        image: grey pixels, uint8, shape ``(H, W)``.
         words: a title for each map.
-        maps: attention on the image, shape ``(number of words, h, w)``.
-        columns: pictures in a row.
+        maps: attention on the image, floating point, shape ``(number of words, h, w)``.
+        columns: pictures per row.
+
+    Returns:
+        A figure that ``savefig`` writes. The titles tell which share of its attention each word gives to the image.
+
+    Example:
+        >>> figure = attention_figure(np.zeros((8, 8), dtype=np.uint8), ["effusion"], torch.full((1, 2, 2), 0.1))
+        >>> [axis.get_title() for axis in figure.axes if axis.get_title()]
+        ['image', 'effusion (40% on the image)']
     """
     from matplotlib.figure import Figure
 
-    pictures = [np.repeat(film[..., None], 3, axis=2), *(overlay(film, each) for each in maps)]
-    titles = ["film", *(f"{word} ({each.sum():.0%} on the film)" for word, each in zip(words, maps, strict=True))]
+    pictures = [np.repeat(image[..., None], 3, axis=2), *(overlay(image, each) for each in maps)]
+    titles = ["image", *(f"{word} ({each.sum():.0%} on the image)" for word, each in zip(words, maps, strict=True))]
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -26,7 +26,7 @@ class _Tested(Protocol):
 class ResultTable(Callback):
     """Writes the per-example results of a ``test`` run into its folder: ``test.parquet`` and ``test.json``.
 
-    Beside the results stand the configuration, the metrics and the inference time: milliseconds an example, warm,
+    Beside the results stand the configuration, the metrics and the inference time: milliseconds per example, warm,
     at batch 1 and at the recipe's batch, with the device. Tasks bring this callback along.
 
     Args:
@@ -49,7 +49,7 @@ class ResultTable(Callback):
         config["device"] = _device_name(pl_module.device)
         if self.time_inference:
             with trainer.precision_plugin.predict_step_context():
-                config["ms_an_example"] = inference_time(task, pl_module.device)
+                config["ms_per_example"] = inference_time(task, pl_module.device)
         path = free_name(folder / "test.parquet")
         task.results.write(path)
         rank_zero_info(f"{len(task.results.rows):,} results are in {path}")
@@ -77,7 +77,7 @@ def inference_time(task: _Tested, device: torch.device, seconds: float = 2.0) ->
         seconds: after its warm-up, a batch size is repeated for about so long, three times at least.
 
     Returns:
-        Milliseconds an example by batch size: ``1`` and that of the batch.
+        Milliseconds per example by batch size: ``1`` and that of the batch.
     """
     batch = task.first_test_batch
     times = {}

@@ -12,6 +12,7 @@ from medvill_pl.batch import Batch, derive_seed, label_set_keys
 from medvill_pl.evaluation.retrieval import (
     DIRECTIONS,
     Direction,
+    Gallery,
     check_gallery,
     draw_candidate_sets,
     rank_candidates,
@@ -180,34 +181,34 @@ class RetrievalTask(BaseTask):
     def _rank(self, entries: list[_Entry]) -> Rows:
         labels = np.array([entry.labels for entry in entries], dtype=np.float32)
         sets, prior = label_set_keys(labels), self._log_prior(labels)
-        trials: list[tuple[Direction, str, NDArray[np.int64]]] = []
+        searches: list[tuple[Direction, Gallery, NDArray[np.int64]]] = []
         for direction in DIRECTIONS:
             seed = derive_seed(self.candidate_seed, direction)
-            trials.append((direction, "trial", draw_candidate_sets(len(entries), self.num_candidates, seed)))
+            searches.append((direction, "candidates", draw_candidate_sets(len(entries), self.num_candidates, seed)))
             if self.full_gallery:
-                trials.append((direction, "whole", draw_candidate_sets(len(entries), len(entries), seed)))
-        scores = self._score_trials(entries, trials)
+                searches.append((direction, "full", draw_candidate_sets(len(entries), len(entries), seed)))
+        scores = self._score_searches(entries, searches)
         rows: list[dict[str, Any]] = []
-        for direction, name, candidates in trials:
+        for direction, gallery, candidates in searches:
             for query in range(self.global_rank, len(entries), self.trainer.world_size):
                 chosen = candidates[query]
                 of_query = scores[query, chosen] if direction == "image_to_report" else scores[chosen, query]
                 is_positive = sets[chosen] == sets[query]
                 by_frequency = None if prior is None else rank_candidates(prior[chosen], is_positive).first_rank
                 rows.append(
-                    {"id": entries[query].id, "direction": direction, "pool": name}
+                    {"id": entries[query].id, "direction": direction, "gallery": gallery}
                     | rank_candidates(of_query, is_positive)._asdict()
                     | {"frequency_first_rank": by_frequency}
                 )
         return rows
 
-    def _score_trials(
-        self, entries: list[_Entry], trials: list[tuple[Direction, str, NDArray[np.int64]]]
+    def _score_searches(
+        self, entries: list[_Entry], searches: list[tuple[Direction, Gallery, NDArray[np.int64]]]
     ) -> NDArray[np.float32]:
-        """Score the pairs that the trials need, each once: rows are images, columns reports; the others are NaN."""
+        """Score the pairs that the searches need, each once: rows are images, columns reports; the others are NaN."""
         size = len(entries)
         is_needed = np.zeros((size, size), dtype=bool)
-        for direction, _, candidates in trials:
+        for direction, _, candidates in searches:
             queries = np.arange(size)[:, None]
             where = (queries, candidates) if direction == "image_to_report" else (candidates, queries)
             is_needed[where] = True
