@@ -429,7 +429,7 @@ def test_wrong_inputs_are_refused(backbone: MedViLL, spoil: Callable[[Inputs], N
         ({"image_encoder": "resnet18", "image_size": 48}, "image_size must be a multiple of 32 for resnet18, not 48"),
         ({"num_heads": 3}, "hidden_size 32 is not a multiple of num_heads 3"),
         ({"freeze_image_encoder_stages": 5}, "freeze_image_encoder_stages must be 0 to 4"),
-        ({"image_encoder": "vgg16"}, "unknown trunk 'vgg16'"),
+        ({"image_encoder": "vgg16"}, "unknown image encoder 'vgg16'"),
     ],
 )
 def test_wrong_arguments_are_refused(tiny: BackboneConfig, arguments: dict[str, Any], message: str) -> None:

@@ -212,17 +212,35 @@ class MedViLL(HubModule):
         Raises:
             ValueError: if the images have another shape.
         """
+        features = self.image_encoder(self._checked(images))
+        positions = None
+        if num_sampled is not None and num_sampled < self.num_visual:
+            positions = sample_positions(len(images), self.num_visual, num_sampled, images.device)
+        tokens: Tensor = self.visual_embedding(features, positions)
+        return tokens
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Refuse images of another shape, and lay out the others as the image encoder wants them."""
         size = self.hparams["image_size"]
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
-        if self.hparams["channels_last"]:
-            images = images.contiguous(memory_format=torch.channels_last)
-        features = self.image_encoder(images)
-        places = None
-        if num_sampled is not None and num_sampled < self.num_visual:
-            places = sample_positions(len(images), self.num_visual, num_sampled, images.device)
-        tokens: Tensor = self.visual_embedding(features, places)
-        return tokens
+        return images.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else images
+
+    def cache_features(self, images: Tensor, batch_size: int = 64) -> None:
+        """Compute the image encoder's features of images once and keep them, for as long as it is frozen.
+
+        :meth:`encode_image` and all that calls it are faster from then on, and give what they gave. See
+        :meth:`ImageEncoder.cache_features <medvill_pl.models.image_encoder.ImageEncoder.cache_features>` for when the
+        features are used, how much memory they take, and how they are forgotten.
+
+        Args:
+            images: as :meth:`encode_image` takes them.
+            batch_size: how many go through the image encoder at a time.
+
+        Raises:
+            ValueError: if the image encoder is trainable, or the images have another shape.
+        """
+        self.image_encoder.cache_features(self._checked(images), batch_size)
 
     def forward(
         self,
