@@ -33,7 +33,7 @@ def make_backbone(small: bool, device: str, channels_last: bool) -> MedViLL:
 
 
 def draw_lengths(number: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Lengths of made-up reports in word pieces.
+    """Lengths of made-up reports in tokens, int64, shape ``(number,)``.
 
     Log-normal with a median of 55 and sigma 0.5 (mean 62, 95 % under 126), clipped to 8..253: an assumption close to
     the longer of Findings and Impression in MIMIC-CXR.

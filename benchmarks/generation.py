@@ -1,9 +1,9 @@
-"""Time report generation, from pixels to words, against decoding that starts anew at every word.
+"""Time report generation, from pixels to tokens, against decoding that starts anew at every token.
 
-The plain way runs the CNN and the whole sequence again for each word, in float32. Its cost at a word is a polynomial of
-degree two in the words before, so timing the first, the middle and the last word gives that of all by Simpson's rule.
-Ours is run whole, in float32 and as a user runs it: bfloat16 and, on a CPU, the channels-last CNN. At the words that
-are timed, both ways must write the same in float32.
+The plain way runs image encoder and sequence again for each token, in float32. Its cost at a token is a polynomial of
+degree two in the tokens before it, so timing the first, the middle and the last token gives that of all by Simpson's
+rule. Ours is run whole, in float32 and as a user runs it: bfloat16 and, on a CPU, the channels-last image encoder. Both
+ways must write the same in float32 at the tokens that are timed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ AIMS = {"cpu": 40.0, "cuda": 50.0}  # at batch 32
 
 
 def make_images(number: int, options: argparse.Namespace) -> Tensor:
-    """Films of noise, each with a brightness of its own, uint8."""
+    """Images of noise, each with a brightness of its own, uint8."""
     size = (SMALL if options.small else FULL)["image_size"]
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(number, 1, size, size, generator=generator) * torch.rand(number, 1, 1, 1, generator=generator)
@@ -30,9 +30,9 @@ def make_images(number: int, options: argparse.Namespace) -> Tensor:
 
 
 @torch.no_grad()
-def next_words(backbone: MedViLL, images: Tensor, words: Tensor) -> Tensor:
-    """The plain way: from pixels and the words before, shape ``(B, t)``, to the most probable next word, ``(B,)``."""
-    ids = torch.cat([words, words.new_full((len(words), 1), backbone.tokenizer.mask_id)], dim=1)
+def next_tokens(backbone: MedViLL, images: Tensor, before: Tensor) -> Tensor:
+    """The plain way: from pixels and the tokens before, shape ``(B, t)``, to the most probable next one, ``(B,)``."""
+    ids = torch.cat([before, before.new_full((len(before), 1), backbone.tokenizer.mask_id)], dim=1)
     is_real = torch.ones_like(ids, dtype=torch.bool)
     output = backbone(images=images, input_ids=ids, text_mask=is_real, mask_strategy=MaskStrategy.SEQ2SEQ)
     logits = backbone.mlm_logits(output.text[:, -1])
@@ -41,9 +41,9 @@ def next_words(backbone: MedViLL, images: Tensor, words: Tensor) -> Tensor:
 
 
 def write(images: Tensor, options: argparse.Namespace, is_fast: bool) -> tuple[float, Tensor]:
-    """Our way: seconds for all reports, and their words, shape ``(B, num_words)``."""
+    """Our way: seconds for all reports, and their tokens, shape ``(B, num_tokens)``."""
     backbone = make_backbone(options.small, options.device, is_fast and options.device == "cpu")
-    config = DecodingConfig(min_new_tokens=options.words, max_new_tokens=options.words)
+    config = DecodingConfig(min_new_tokens=options.tokens, max_new_tokens=options.tokens)
     start = clock(options.device)
     with torch.autocast(options.device, torch.bfloat16) if is_fast else nullcontext():
         reports = generate(backbone, config, images=images)
@@ -52,16 +52,16 @@ def write(images: Tensor, options: argparse.Namespace, is_fast: bool) -> tuple[f
 
 
 def time_plain(images: Tensor, written: Tensor, options: argparse.Namespace) -> float:
-    """Seconds of the plain way for all words, from three of them; what they are must be what was written."""
-    backbone, num_words = make_backbone(options.small, options.device, False), options.words
+    """Seconds of the plain way for all tokens, from three of them, which must be those that were written."""
+    backbone, num_tokens = make_backbone(options.small, options.device, False), options.tokens
     seconds = []
-    for place in (0, num_words // 2, num_words - 1):
+    for position in (0, num_tokens // 2, num_tokens - 1):
         start = clock(options.device)
-        found = next_words(backbone, images, written[:, :place])
+        predicted = next_tokens(backbone, images, written[:, :position])
         seconds.append(clock(options.device) - start)
-        assert torch.equal(found, written[:, place]), f"the words at place {place} differ"
+        assert torch.equal(predicted, written[:, position]), f"the tokens at position {position} differ"
     first, middle, last = seconds
-    return num_words * (first + 4 * middle + last) / 6
+    return num_tokens * (first + 4 * middle + last) / 6
 
 
 def compare(batch_size: int, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def compare(batch_size: int, options: argparse.Namespace) -> list[dict[str, Any]
             "batch": batch_size,
             "way": way,
             "seconds": seconds,
-            "reports_a_second": batch_size / seconds,
+            "reports_per_second": batch_size / seconds,
             "speed_up": plain / seconds,
         }
         for way, seconds in times.items()
@@ -92,17 +92,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         write(make_images(1, options), options, is_fast)
     rows = [row for batch_size in options.batch for row in compare(batch_size, options)]
     aim = AIMS[options.device]
-    return {"device": device_name(options.device), "words": options.words, "aim_at_32": aim, "rows": rows}
+    return {"device": device_name(options.device), "tokens": options.tokens, "aim_at_32": aim, "rows": rows}
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
-    print(f"{result['device']}, {result['words']} words a report")
-    print("The plain way was timed at three words and integrated; there, both ways wrote the same.", end="\n\n")
+    print(f"{result['device']}, {result['tokens']} tokens per report")
+    print("The plain way was timed at three tokens and integrated; there, both ways wrote the same.", end="\n\n")
     print("| batch | way | seconds | reports/s | speed-up |")
     print("| ---: | --- | ---: | ---: | ---: |")
     for row in result["rows"]:
-        figures = f"{row['seconds']:.3g} | {row['reports_a_second']:.3g} | {row['speed_up']:.1f}"
+        figures = f"{row['seconds']:.3g} | {row['reports_per_second']:.3g} | {row['speed_up']:.1f}"
         print(f"| {row['batch']} | {row['way']} | {figures} |")
     for row in result["rows"]:
         if row["batch"] == 32 and row["way"] == "cached, bfloat16":
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="reports at a time (default: 1 and 32)")
-    parser.add_argument("--words", type=int, default=128, help="word pieces of each report")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each report")
     parser.add_argument("--rounds", type=int, default=3, help="runs in bfloat16, of which the median counts")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script in seconds")
     parser.add_argument("--json", metavar="OUT", help="write the figures there")

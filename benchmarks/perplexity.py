@@ -1,9 +1,9 @@
-"""Time the likelihood of given reports in one pass against a pass for each word.
+"""Time the likelihood of given reports in one pass against a pass for each token.
 
-The N-pass way runs, for each word and the closing SEP, the whole sequence of image, words before and MASK. Visual
-tokens are kept, so the CNN is not what is compared. Where a report is long, only some of its passes are timed, spread
-evenly: the cost of a pass is smooth in its length, so their mean stands for that of all. Both ways run in float32,
-report by report; ours runs in bfloat16 and in batches besides, as a user has it.
+The N-pass way runs, for each token and the closing SEP, the whole sequence of image, tokens before and MASK. Visual
+tokens are kept, so the image encoder is not what is compared. Of a long report only some passes are timed, spread
+evenly: the cost of a pass is smooth in its length, so their mean stands for that of all. Both ways run in
+float32, report by report; ours runs in bfloat16 and in batches besides, as a user has it.
 """
 
 import argparse
@@ -24,34 +24,34 @@ AIM = 20.0
 
 
 def made_up_reports(number: int, backbone: MedViLL) -> list[Tensor]:
-    """Random words and SEP, as long as reports are."""
+    """Random tokens and SEP, as long as reports are."""
     rng = np.random.default_rng(0)
-    words = [rng.choice(backbone.tokenizer.ordinary_ids, length) for length in draw_lengths(number, rng)]
-    return [torch.from_numpy(np.append(ids, backbone.tokenizer.sep_id))[None] for ids in words]
+    texts = [rng.choice(backbone.tokenizer.ordinary_ids, length) for length in draw_lengths(number, rng)]
+    return [torch.from_numpy(np.append(ids, backbone.tokenizer.sep_id))[None] for ids in texts]
 
 
 @torch.no_grad()
-def one_word(backbone: MedViLL, visual_tokens: Tensor, ids: Tensor, place: int) -> float:
-    """Log-probability of the word at one place, by a pass of its own."""
-    before = torch.cat([ids[:, :place], ids.new_full((1, 1), backbone.tokenizer.mask_id)], dim=1)
+def one_token(backbone: MedViLL, visual_tokens: Tensor, ids: Tensor, position: int) -> float:
+    """Log-probability of the token at one position, by a pass of its own."""
+    before = torch.cat([ids[:, :position], ids.new_full((1, 1), backbone.tokenizer.mask_id)], dim=1)
     output = backbone(
         visual_tokens=visual_tokens,
         input_ids=before,
         text_mask=torch.ones_like(before, dtype=torch.bool),
         mask_strategy=MaskStrategy.SEQ2SEQ,
     )
-    return backbone.mlm_logits(output.text[:, -1]).log_softmax(dim=1)[0, ids[0, place]].item()
+    return backbone.mlm_logits(output.text[:, -1]).log_softmax(dim=1)[0, ids[0, position]].item()
 
 
 def time_n_passes(backbone: MedViLL, visual_tokens: Tensor, ids: Tensor, most_passes: int) -> tuple[float, Tensor]:
     """Seconds of all passes, and what they gave: NaN at those that were left out, shape ``(1, T)``."""
     result = torch.full(ids.shape, torch.nan)
-    num_words = ids.shape[1]
-    places = np.unique(np.linspace(0, num_words - 1, min(num_words, most_passes)).round().astype(int)).tolist()
+    length = ids.shape[1]
+    positions = np.unique(np.linspace(0, length - 1, min(length, most_passes)).round().astype(int)).tolist()
     start = clock(visual_tokens.device.type)
-    for place in places:
-        result[0, place] = one_word(backbone, visual_tokens, ids, place)
-    return (clock(visual_tokens.device.type) - start) * num_words / len(places), result
+    for position in positions:
+        result[0, position] = one_token(backbone, visual_tokens, ids, position)
+    return (clock(visual_tokens.device.type) - start) * length / len(positions), result
 
 
 def time_one_pass(
@@ -78,23 +78,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         tokens = torch.cat([backbone.encode_image(image[None].to(device)) for image in noise])
     for is_fast in (False, True):  # kernels are chosen, weights are cast
         time_one_pass(backbone, tokens[:1], reports[:1], is_fast)
-    one_word(backbone, tokens[:1], reports[0], 0)
+    one_token(backbone, tokens[:1], reports[0], 0)
 
     seconds: dict[str, list[float]] = {"N passes, float32": [], "one pass, float32": []}
     differences = []
     for row, ids in enumerate(reports):
         slow, expected = time_n_passes(backbone, tokens[row : row + 1], ids, options.passes)
-        fast, found = time_one_pass(backbone, tokens[row : row + 1], [ids])
-        differences.append((found - expected).abs().nan_to_num().max().item())
-        for name, value in zip(seconds, (slow, fast), strict=True):
-            seconds[name].append(value)
+        fast, values = time_one_pass(backbone, tokens[row : row + 1], [ids])
+        differences.append((values - expected).abs().nan_to_num().max().item())
+        for name, taken in zip(seconds, (slow, fast), strict=True):
+            seconds[name].append(taken)
     assert max(differences) < 1e-4, f"the ways differ by {max(differences)} in a log-probability"
     together = statistics.median(time_one_pass(backbone, tokens, reports, is_fast=True)[0] for _ in range(3))
     totals = {name: sum(values) for name, values in seconds.items()}
     totals[f"one pass, bfloat16, batch {len(reports)}"] = together
     plain = totals["N passes, float32"]
     rows = [
-        {"way": way, "ms_a_report": 1000 * value / len(reports), "speed_up": plain / value}
+        {"way": way, "ms_per_report": 1000 * value / len(reports), "speed_up": plain / value}
         for way, value in totals.items()
     ]
     return {
@@ -111,12 +111,12 @@ def show(result: dict[str, Any]) -> None:
     """Print the table."""
     tokens, timed = result["tokens"], result["passes_timed"]
     print(f"{result['device']}, {len(tokens)} reports of {min(tokens)} to {max(tokens)} tokens with SEP")
-    print(f"Of the N passes, at most {timed} a report were timed, spread evenly, and scaled up to all.")
+    print(f"Of the N passes, at most {timed} per report were timed, spread evenly, and scaled up to all.")
     print(f"largest difference of a log-probability: {result['largest_difference']:.1e}", end="\n\n")
-    print("| way | ms a report | speed-up |")
+    print("| way | ms per report | speed-up |")
     print("| --- | ---: | ---: |")
     for row in result["rows"]:
-        print(f"| {row['way']} | {row['ms_a_report']:.3g} | {row['speed_up']:.1f} |")
+        print(f"| {row['way']} | {row['ms_per_report']:.3g} | {row['speed_up']:.1f} |")
     print(f"\nspeed-up in float32: {result['rows'][1]['speed_up']:.1f}, aim {result['aim']:.0f}")
 
 
@@ -125,7 +125,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--reports", type=int, default=8, help="reports, one at a time")
-    parser.add_argument("--passes", type=int, help="timed passes a report (default: 8 on a CPU, all on a GPU)")
+    parser.add_argument("--passes", type=int, help="timed passes per report (default: 8 on a CPU, all on a GPU)")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script in seconds")
     parser.add_argument("--json", metavar="OUT", help="write the figures there")
     options = parser.parse_args()

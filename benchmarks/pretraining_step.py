@@ -1,7 +1,7 @@
 """Time one full-size pre-training step against a plain reading of the same model, cause by cause.
 
-A step goes from a batch on the CPU to updated weights: hide words, move to the device, forward, backward, AdamW. The
-plain reading pads to the longest text the model takes, scores the vocabulary at every word, adds a dense float mask to
+A step goes from a batch on the CPU to updated weights: mask tokens, move to the device, forward, backward, AdamW. The
+plain reading pads to the longest text the model takes, scores the vocabulary at every token, adds a dense float mask to
 the attention scores, updates one tensor at a time, and computes in float32. Each level then changes one thing, up to
 the library as a user runs it. Levels share batches and draws and take turns, so that a slow minute slows them all.
 """
@@ -52,7 +52,7 @@ def made_up_pairs(num_pairs: int, image_size: int, vocab: list[str]) -> SimpleNa
 
 
 def make_batches(options: argparse.Namespace) -> list[Batch]:
-    """One batch a round, cut, paired and padded as in training."""
+    """One batch per round, planned, paired and padded as in training."""
     tokenizer, image_size = make_tokenizer(options.small), (SMALL if options.small else FULL)["image_size"]
     num_pairs = options.batch * BUCKET_BATCHES * -(-options.steps // BUCKET_BATCHES)
     pairs = made_up_pairs(num_pairs, image_size, tokenizer.tokens(tokenizer.ordinary_ids.tolist()))
@@ -80,7 +80,7 @@ def plain_attention(encoder: Encoder) -> Iterator[None]:
 
 
 def plain_loss(task: PretrainingTask, batch: Batch) -> Tensor:
-    """The task's loss with the vocabulary scored at every place of the text."""
+    """The task's loss with the vocabulary scored at every position of the text."""
     output = task(batch, MaskStrategy(task.hparams["mask_strategy"]))
     logits = task.backbone.mlm_logits(output.text).flatten(0, 1)
     targets = torch.full_like(batch["input_ids"].flatten(), -100)
@@ -104,7 +104,7 @@ def make_task(small: bool, device: str, channels_last: bool, compiled: bool) -> 
 
 @cache
 def make_optimizer(task: PretrainingTask, fused: bool) -> torch.optim.Optimizer:
-    """The task's own optimizer, told to go from tensor to tensor where it is not to be fused."""
+    """The task's own optimizer; where it is not to be fused, it goes from tensor to tensor."""
     optimizer: torch.optim.Optimizer = task.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups if not fused else ():
         group |= {"fused": False, "foreach": False}
@@ -117,7 +117,7 @@ def task_at(level: Level, options: argparse.Namespace) -> PretrainingTask:
 
 
 def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
-    """Pad as the level does, hide words, move the batch to the device and compute the loss."""
+    """Pad as the level does, mask tokens, move the batch to the device and compute the loss."""
     task = task_at(level, options)
     if level < Level.PADDING:
         missing = (0, MAX_TOKENS + 1 - batch["input_ids"].shape[1])
@@ -159,7 +159,7 @@ def check(options: argparse.Namespace, batch: Batch) -> dict[str, float]:
 
 
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP a second of the best of some large matrix products."""
+    """FLOP per second of the best of some large matrix products."""
     size = 8192 if device == "cuda" else 2048
     matrix, seconds = torch.randn(size, size, device=device).to(dtype), []
     for _ in range(10):
@@ -266,7 +266,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, help="pairs (default: 2 on a CPU, what fills 90 %% of a GPU)")
-    parser.add_argument("--steps", type=int, help="timed steps a level (default: 3 on a CPU, 20 on a GPU)")
+    parser.add_argument("--steps", type=int, help="timed steps per level (default: 3 on a CPU, 20 on a GPU)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="also compile (default: on a GPU)")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script in seconds")
     parser.add_argument("--json", metavar="OUT", help="write the figures there")

@@ -1,9 +1,9 @@
-"""Time retrieval by trials of 100 candidates, both ways, against encoding every pair from pixels.
+"""Time retrieval among 100 candidates, both ways, against encoding every pair from pixels.
 
-All queries of a test split search among 100 candidates in both directions, as ``RetrievalTask`` does it: the CNN runs
-once an image, then the encoder once a pair, in batches of like length. It is compared with running both for every pair,
-at the same precision and padding, and in float32 with every report padded to the longest text that the model takes.
-Some of the batches are timed, spread evenly over the lengths; the three ways take turns at them.
+All queries of a test split search among 100 candidates in both directions, as ``RetrievalTask`` does it: the image
+encoder runs once per image, then the transformer once per pair, in batches of like length. It is compared with running
+both for every pair, at the same precision and padding, and in float32 with every report padded to the longest text that
+the model takes. Some of the batches are timed, spread evenly over the lengths; the three ways take turns at them.
 """
 
 import argparse
@@ -19,18 +19,18 @@ from medvill_pl import RetrievalTask
 from medvill_pl.evaluation.retrieval import draw_candidate_sets
 from medvill_pl.tokenizer import MAX_TOKENS
 
-NUM_PAIRS, NUM_CANDIDATES = 354, 100  # of the paper's Open-I test split; of a trial
+NUM_PAIRS, NUM_CANDIDATES = 354, 100  # of the paper's Open-I test split; per query
 AIMS = {"cpu": 4.0, "cuda": 10.0}  # against float32 padded to the longest
 SHARE_AIM = 0.9  # of the bound against the same precision and padding
 Pairs = NDArray[np.int64]
 
 
 class Bench:
-    """Films of noise and made-up reports, with the task that matches them.
+    """Images of noise and made-up reports, with the task that matches them.
 
     Args:
         options: the command line.
-        is_fast: bfloat16 and a channels-last CNN, or float32.
+        is_fast: bfloat16 and a channels-last image encoder, or float32.
     """
 
     def __init__(self, options: argparse.Namespace, is_fast: bool) -> None:
@@ -50,7 +50,7 @@ class Bench:
 
     @torch.no_grad()
     def encode(self, images: Pairs, batch_size: int) -> tuple[float, Tensor]:
-        """Run the CNN: seconds, and visual tokens, shape ``(B, K, d)``."""
+        """Run the image encoder: seconds, and visual tokens, shape ``(B, K, d)``."""
         start = clock(self.device)
         with self.autocast():
             parts = [self.task.backbone.encode_image(part) for part in self.images[images].split(batch_size)]
@@ -58,7 +58,7 @@ class Bench:
 
     @torch.no_grad()
     def from_pixels(self, pairs: Pairs, pad_to: int | None = None) -> tuple[float, Tensor]:
-        """Run CNN and encoder for every pair: seconds, and logits, shape ``(P,)``."""
+        """Run image encoder and transformer for every pair: seconds, and logits, shape ``(P,)``."""
         start = clock(self.device)
         input_ids, mask = self.task.pad([self.texts[report] for report in pairs[:, 1]])
         missing = (0, max(0, (pad_to or 0) - input_ids.shape[1]))
@@ -69,8 +69,8 @@ class Bench:
         return clock(self.device) - start, logits
 
     @torch.no_grad()
-    def encoder_alone(self, tokens: Tensor, pairs: Pairs) -> float:
-        """Seconds of the encoder, with all that it takes in place."""
+    def transformer_alone(self, tokens: Tensor, pairs: Pairs) -> float:
+        """Seconds of the transformer, with all that it takes at hand."""
         input_ids, mask = self.task.pad([self.texts[report] for report in pairs[:, 1]])
         start = clock(self.device)
         with self.autocast():
@@ -86,7 +86,7 @@ def make_texts(small: bool) -> list[list[int]]:
 
 
 def draw_pairs(texts: list[list[int]], num_batches: int, batch_size: int) -> tuple[int, list[Pairs]]:
-    """How many pairs the trials of both directions need, and some batches of like length, spread over all lengths."""
+    """How many pairs the searches of both directions need, and some batches of like length, spread over all lengths."""
     is_needed = np.zeros((NUM_PAIRS, NUM_PAIRS), dtype=bool)
     queries = np.arange(NUM_PAIRS)[:, None]
     is_needed[queries, draw_candidate_sets(NUM_PAIRS, NUM_CANDIDATES, 0)] = True
@@ -101,9 +101,9 @@ def draw_pairs(texts: list[list[int]], num_batches: int, batch_size: int) -> tup
 def check(plain: Bench, pairs: Pairs) -> None:
     """In float32, our way must give the plain way's logits."""
     images = np.unique(pairs[:, 0])
-    pool = plain.task.make_gallery(plain.encode(images, len(images))[1], plain.texts)
-    places = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
-    ours = torch.from_numpy(plain.task.score_pairs(pool, places))
+    gallery = plain.task.make_gallery(plain.encode(images, len(images))[1], plain.texts)
+    positions = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
+    ours = torch.from_numpy(plain.task.score_pairs(gallery, positions))
     _, theirs = plain.from_pixels(pairs, MAX_TOKENS + 1)
     assert theirs.std() > 1e-3, "the logits do not depend on the pairs"
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 * float(theirs.std()))
@@ -120,55 +120,55 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         fast.from_pixels(part)
 
     images = np.unique(np.concatenate(batches)[:, 0])
-    of_cnn, tokens = fast.encode(images, options.batch)
-    pool = fast.task.make_gallery(tokens, fast.texts)
-    seconds = dict.fromkeys(("plain", "pixels", "encoder", "pairs"), 0.0)
+    encoder_seconds, tokens = fast.encode(images, options.batch)
+    gallery = fast.task.make_gallery(tokens, fast.texts)
+    seconds = dict.fromkeys(("plain", "pixels", "transformer", "pairs"), 0.0)
     for pairs in batches:
-        places = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
+        positions = np.stack([np.searchsorted(images, pairs[:, 0]), pairs[:, 1]], axis=1)
         seconds["plain"] += plain.from_pixels(pairs, MAX_TOKENS + 1)[0]
         seconds["pixels"] += fast.from_pixels(pairs)[0]
-        seconds["encoder"] += fast.encoder_alone(pool.visual_tokens[places[:, 0]], pairs)
+        seconds["transformer"] += fast.transformer_alone(gallery.visual_tokens[positions[:, 0]], pairs)
         start = clock(options.device)
         with fast.autocast():
-            fast.task.score_pairs(pool, places)
+            fast.task.score_pairs(gallery, positions)
         seconds["pairs"] += clock(options.device) - start
 
     timed = sum(map(len, batches))
-    a_pair = {name: value / timed for name, value in seconds.items()}
-    an_image = of_cnn / len(images)
-    a_pair["ours"] = a_pair["pairs"] + an_image * NUM_PAIRS / num_needed
+    per_pair = {name: value / timed for name, value in seconds.items()}
+    per_image = encoder_seconds / len(images)
+    per_pair["ours"] = per_pair["pairs"] + per_image * NUM_PAIRS / num_needed
     return {
         "device": device_name(options.device),
-        "pool": NUM_PAIRS,
+        "gallery": NUM_PAIRS,
         "pairs": num_needed,
         "timed_pairs": timed,
         "batch": options.batch,
-        "seconds_a_pair": a_pair,
-        "cnn_seconds_an_image": an_image,
-        "speed_up": {name: a_pair[name] / a_pair["ours"] for name in ("plain", "pixels")},
-        "bound": (an_image + a_pair["encoder"]) / a_pair["encoder"],
+        "seconds_per_pair": per_pair,
+        "image_encoder_seconds_per_image": per_image,
+        "speed_up": {name: per_pair[name] / per_pair["ours"] for name in ("plain", "pixels")},
+        "bound": (per_image + per_pair["transformer"]) / per_pair["transformer"],
         "aim": AIMS[options.device],
     }
 
 
 WAYS = {
-    "plain": "every pair from pixels, float32, padded to 253 words and SEP",
+    "plain": "every pair from pixels, float32, padded to 253 tokens and SEP",
     "pixels": "every pair from pixels, bfloat16, like lengths together",
-    "ours": "CNN once an image, bfloat16, like lengths together",
+    "ours": "image encoder once per image, bfloat16, like lengths together",
 }
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{result['device']}, batches of {result['batch']}")
-    print(f"{result['pool']} queries both ways need {result['pairs']:,} pairs; {result['timed_pairs']:,} were timed")
-    a_pair, speed_up = result["seconds_a_pair"], result["speed_up"]
-    cnn, encoder = 1000 * result["cnn_seconds_an_image"], 1000 * a_pair["encoder"]
-    print(f"CNN {cnn:.3g} ms an image, encoder {encoder:.3g} ms a pair", end="\n\n")
+    print(f"{result['gallery']} queries both ways need {result['pairs']:,} pairs; {result['timed_pairs']:,} were timed")
+    per_pair, speed_up = result["seconds_per_pair"], result["speed_up"]
+    image_ms, pair_ms = 1000 * result["image_encoder_seconds_per_image"], 1000 * per_pair["transformer"]
+    print(f"image encoder {image_ms:.3g} ms per image, transformer {pair_ms:.3g} ms per pair", end="\n\n")
     print("| way | ms/pair | pairs/s | ours is faster by |")
     print("| --- | ---: | ---: | ---: |")
     for name, way in WAYS.items():
-        figures = f"{1000 * a_pair[name]:.3g} | {1 / a_pair[name]:.3g} | {speed_up.get(name, 1):.2f}"
+        figures = f"{1000 * per_pair[name]:.3g} | {1 / per_pair[name]:.3g} | {speed_up.get(name, 1):.2f}"
         print(f"| {way} | {figures} |")
     share = speed_up["pixels"] / result["bound"]
     print(f"\nagainst the same precision and padding {speed_up['pixels']:.2f}, bound {result['bound']:.2f}: ", end="")
@@ -180,7 +180,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, help="pairs of a batch (default: 16 on a CPU, 128 on a GPU)")
+    parser.add_argument("--batch", type=int, help="pairs per batch (default: 16 on a CPU, 128 on a GPU)")
     parser.add_argument("--batches", type=int, help="batches to time (default: 6 on a CPU, 32 on a GPU)")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script in seconds")
     parser.add_argument("--json", metavar="OUT", help="write the figures there")

@@ -58,7 +58,7 @@ def test_labeler_is_compared_with_given_labels(tmp_path: Path) -> None:
 def test_generation_is_compared_with_decoding_anew(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks/generation.py"), "--small", "--device", "cpu"]
-    command += ["--words", "5", "--batch", "1", "3", "--rounds", "1", "--json", str(out)]
+    command += ["--tokens", "5", "--batch", "1", "3", "--rounds", "1", "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "both ways wrote the same" in done.stdout
@@ -66,7 +66,7 @@ def test_generation_is_compared_with_decoding_anew(tmp_path: Path) -> None:
     ways = ("plain, float32", "cached, float32", "cached, bfloat16")
     assert [(row["batch"], row["way"]) for row in rows] == [(batch, way) for batch in (1, 3) for way in ways]
     for row in rows:
-        assert row["reports_a_second"] == pytest.approx(row["batch"] / row["seconds"])
+        assert row["reports_per_second"] == pytest.approx(row["batch"] / row["seconds"])
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def test_retrieval_is_compared_with_encoding_every_pair(tmp_path: Path) -> None:
     assert "of it, aim 90%" in done.stdout
     figures = json.loads(out.read_text())
     assert figures["timed_pairs"] == 32
-    a_pair = figures["seconds_a_pair"]
-    assert figures["speed_up"]["plain"] == pytest.approx(a_pair["plain"] / a_pair["ours"])
+    per_pair = figures["seconds_per_pair"]
+    assert figures["speed_up"]["plain"] == pytest.approx(per_pair["plain"] / per_pair["ours"])
     assert figures["bound"] > 1
 
 

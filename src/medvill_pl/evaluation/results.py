@@ -50,7 +50,7 @@ def importable_path(path: str) -> tuple[str, str | None]:
 
 @dataclass
 class Results:
-    """What one ``test`` run found.
+    """The results of one ``test`` run.
 
     Attributes:
         rows: one mapping per example, with its ``id``.

@@ -107,10 +107,10 @@ class SyntheticQuestions:
 
     def __init__(self, examples: SyntheticExamples) -> None:
         self.examples = examples
-        asked = [ask(study) for study in examples.studies]
-        questions = [question for of_image in asked for question in of_image]
-        self.image_indices = [index for index, of_image in enumerate(asked) for _ in of_image]
-        self.ids = [f"{i}-q{n}" for i, of_image in zip(examples.ids, asked, strict=True) for n in range(len(of_image))]
+        per_image = [ask(study) for study in examples.studies]
+        questions = [question for own in per_image for question in own]
+        self.image_indices = [index for index, own in enumerate(per_image) for _ in own]
+        self.ids = [f"{i}-q{n}" for i, own in zip(examples.ids, per_image, strict=True) for n in range(len(own))]
         self.reports = [examples.reports[index] for index in self.image_indices]
         self.labels: NDArray[np.float32] = examples.labels[self.image_indices]
         self.questions = [question.question for question in questions]
