@@ -36,6 +36,35 @@ def test_links_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link} names no heading of {target.name}"
 
 
+SNIPPETS = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("classification", "retrieval", "vqa", "generation", "pretraining")),
+]
+SMALLER = {
+    r"max_epochs=\d+": "max_epochs=1, accelerator='cpu', limit_val_batches=1, enable_progress_bar=False",
+    r"num_train=\d+": "num_train=32, num_val=16, num_test=16",
+    r"num_candidates=\d+": "num_candidates=8",
+    r"batch_size=\d+": "batch_size=8",
+}
+
+
+@pytest.mark.slow
+def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's snippet saves a backbone, from which those of the task pages start; all with less data."""
+    monkeypatch.chdir(tmp_path)
+    for page in SNIPPETS:
+        snippets = re.findall(
+            r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        assert snippets, page
+        for snippet in snippets:
+            for pattern, smaller in SMALLER.items():
+                snippet = re.sub(pattern, smaller, snippet)
+            exec(compile(snippet, page, "exec"), {})
+    assert (tmp_path / "backbone/config.json").is_file()
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8").startswith("rank,id,match_probability,report")
+
+
 class _Loads(HTMLParser):
     """Collects the addresses from which a page loads something: scripts, styles, pictures, frames, not links."""
 
