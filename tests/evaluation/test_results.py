@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import ttest_ind
 
-from medvill_pl.evaluation.results import Results, compare
+from medvill_pl.evaluation.results import Results, compare, importable_path
 from medvill_pl.evaluation.retrieval import rank_candidates
 
 NAN = float("nan")
@@ -151,6 +153,30 @@ def run_script(folder: Path, *command: str) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("spec", "file", "path"),
+    [
+        (None, "/anywhere/own_task.py", "own_task.py:share"),
+        (None, None, "an interactive session:share"),
+        (ModuleSpec("package.own_task", None), "/anywhere/package/own_task.py", "package.own_task.share"),
+    ],
+)
+def test_path_of_a_function_of_the_program_itself(
+    spec: ModuleSpec | None, file: str | None, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = ModuleType("__main__")
+    main.__spec__ = spec
+    if file:
+        main.__file__ = file
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for module in ("__main__", "__mp_main__"):
+        stored, warning = importable_path(f"{module}.share")
+        assert stored == path
+        assert (warning is None) == (spec is not None)
+    assert importable_path(VQA) == (VQA, None)
+    assert importable_path("") == ("", None)
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ def compare(
     """Compare models that were tested on the same examples (MedViLL, Sec. IV-D).
 
     Args:
-        results: results by the name of the model; the first is the one that others are compared with.
+        results: results by the name of the model; the others are compared with the first.
         num_replicates: bootstrap replicates for mean, standard deviation, interval and the paper's t-test.
         num_paired: replicates for the paired test.
         seed: seed of the draws.
@@ -213,23 +213,32 @@ def compare(
         bad 0.5 0.049...
     """
     first, *others = results
-    ids = {str(row["id"]) for row in results[first].rows}
+    ids = _ids(results[first])
     for name in others:
-        if {str(row["id"]) for row in results[name].rows} != ids:
+        if _ids(results[name]) != ids:
             raise ValueError(f"{name} was tested on other examples than {first}: only the same can be compared")
     short = {name: result.bootstrap(num_replicates, seed, score_fn) for name, result in results.items()}
     long = {name: result.bootstrap(num_paired, seed, score_fn) for name, result in results.items()} if others else {}
-    shared = [metric for metric in short[first] if all(metric in estimates for estimates in short.values())]
-    table = []
-    for metric in metrics or shared:
+    table: list[dict[str, Any]] = []
+    for metric in _choose(metrics, list(short.values())):
+        for name in results:
+            estimate = short[name][metric]._asdict()
+            replicates, t_test, paired = estimate.pop("replicates"), None, None
+            if name != first:
+                t_test = independent_t_test(short[first][metric].replicates, replicates)
+                paired = paired_bootstrap_test(long[first][metric].replicates, long[name][metric].replicates)
+            table.append({"metric": metric, "model": name, **estimate, "p_t_test": t_test, "p_paired": paired})
+    return table
+
+
+def _ids(results: Results) -> set[str]:
+    return {str(row["id"]) for row in results.rows}
+
+
+def _choose(metrics: Sequence[str] | None, models: Sequence[Mapping[str, Estimate]]) -> Sequence[str]:
+    """The metrics that were asked for, which all models must have; all that they share where none were asked for."""
+    shared = [metric for metric in models[0] if all(metric in estimates for estimates in models)]
+    for metric in metrics or ():
         if metric not in shared:
             raise ValueError(f"no metric {metric!r}: choose of {', '.join(shared)}")
-        for name in results:
-            row: dict[str, Any] = {"metric": metric, "model": name, **short[name][metric]._asdict()}
-            replicates = row.pop("replicates")
-            row |= {"p_t_test": None, "p_paired": None}
-            if name != first:
-                row["p_t_test"] = independent_t_test(short[first][metric].replicates, replicates)
-                row["p_paired"] = paired_bootstrap_test(long[first][metric].replicates, long[name][metric].replicates)
-            table.append(row)
-    return table
+    return metrics or shared
