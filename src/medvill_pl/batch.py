@@ -33,9 +33,9 @@ class Batch(TypedDict):
     """A batch of image-report pairs, padded to its longest text.
 
     Attributes:
-        id: one identifier a pair, for messages and tables.
+        id: one identifier per pair, for messages and tables.
         image: grey pixels 0 (black) to 255 (white), uint8, shape ``(B, 1, H, W)``.
-        input_ids: words of the report and SEP_L, then padding, int64, shape ``(B, T)``.
+        input_ids: tokens of the report and SEP_L, then padding, int64, shape ``(B, T)``.
         text_mask: True at real tokens, bool, shape ``(B, T)``.
         labels: findings of the image: 1 positive, 0 negative, -1 uncertain, NaN not mentioned,
             float32, shape ``(B, 14)``.
@@ -43,16 +43,24 @@ class Batch(TypedDict):
         is_truncated: True where the report was longer than the limit, so that its SEP_L is no true end, bool,
             shape ``(B,)``.
         seed: seed of each pair's own randomness, int64, shape ``(B,)``.
-        mlm_input_ids: in pre-training, ``input_ids`` with words hidden, int64, shape ``(B, T)``.
-        mlm_positions: in pre-training, the places to predict, as indices into the flattened
+        mlm_input_ids: in pre-training, ``input_ids`` with tokens masked, int64, shape ``(B, T)``.
+        mlm_positions: in pre-training, the positions to predict, as indices into the flattened
             ``(B * T)`` batch, int64, shape ``(M,)``.
-        mlm_targets: in pre-training, the words that stood there, int64, shape ``(M,)``.
-        report: outside training, the text that belongs to each image, uncut, whatever ``input_ids`` hold.
+        mlm_targets: in pre-training, the tokens that were there, int64, shape ``(M,)``.
+        report: outside training, the whole text that belongs to each image, whatever ``input_ids`` hold.
         answer: in question answering, the answer to each question (``input_ids`` hold the question).
-        answer_type: in question answering, ``closed`` or ``open``, one a question.
-        question_type: in question answering, what is asked about, one a question.
-        organ: in question answering, the organ that the image shows, one a question.
+        answer_type: in question answering, ``closed`` or ``open``, one per question.
+        question_type: in question answering, what is asked about, one per question.
+        organ: in question answering, the organ that the image shows, one per question.
         other_image: in the test of question answering, the image of another question, as ``image``.
+
+    Example:
+        >>> from medvill_pl import SyntheticDataModule
+        >>> data = SyntheticDataModule(num_train=4, num_val=4, num_test=4, image_size=64, batch_size=2)
+        >>> data.setup("test")
+        >>> batch = next(iter(data.test_dataloader()))
+        >>> batch["image"].shape, batch["image"].dtype, batch["labels"].shape
+        (torch.Size([2, 1, 64, 64]), torch.uint8, torch.Size([2, 14]))
     """
 
     id: list[str]

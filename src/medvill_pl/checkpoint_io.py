@@ -14,6 +14,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     A full disk, a kill or a power cut leaves the checkpoint that was there before. Paths with a
     protocol (``s3://``) are left to Lightning, whose stores do the same.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(accelerator="cpu", logger=False, plugins=[AtomicCheckpointIO()])
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
