@@ -213,9 +213,8 @@ def compare(
         bad 0.5 0.049...
     """
     first, *others = results
-    ids = _ids(results[first])
     for name in others:
-        if _ids(results[name]) != ids:
+        if _ids(results[name]) != _ids(results[first]):
             raise ValueError(f"{name} was tested on other examples than {first}: only the same can be compared")
     short = {name: result.bootstrap(num_replicates, seed, score_fn) for name, result in results.items()}
     long = {name: result.bootstrap(num_paired, seed, score_fn) for name, result in results.items()} if others else {}
