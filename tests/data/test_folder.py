@@ -41,7 +41,7 @@ def make_data(films: Path, text: str = "", batch_size: int = 2) -> FolderDataMod
 
 def test_good_images_are_batched_and_broken_ones_listed(films: Path) -> None:
     data = make_data(films)
-    with pytest.warns(UserWarning, match="3 of 6 images cannot be read; the others are done"):
+    with pytest.warns(UserWarning, match="3 of 6 images cannot be read; the others are predicted on"):
         data.setup("predict")
     batches = list(data.predict_dataloader())
     images = {name: image for batch in batches for name, image in zip(batch["id"], batch["image"], strict=True)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import numpy as np
 import pytest
@@ -18,14 +19,21 @@ from torch.utils.data import DataLoader, IterableDataset
 from medvill_pl import Batch
 from medvill_pl.batch import Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus, writer
-from medvill_pl.data.streaming import StreamedBatches, StreamingDataModule, _buffers, stream_rows
+from medvill_pl.data.streaming import StreamedBatches, StreamingDataModule, _buffers, _stream_rows
 
 SIZE = 32
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` waits 5 seconds for PyArrow's threads at the end of each pass over several shards."""
+    if hasattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN"):  # not in the lowest version that we allow
+        monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
+
 def text_of(number: int) -> str:
     """A report that differs where the positive labels do."""
-    return "edema " * (number % 2) + "consolidation " * (number % 3 == 0) + "opacity " * (number % 7) + "film"
+    return "edema " * (number % 2) + "consolidation " * (number % 3 == 0) + "opacity " * (number % 7) + "chest"
 
 
 def make_corpus(folder: Path, num_train: int, shard_rows: int) -> Path:
@@ -70,7 +78,7 @@ class Ids(IterableDataset[str]):
         self._arguments = (shards, seed, rank, num_replicas)
 
     def __iter__(self) -> Iterator[str]:
-        return (row["id"] for row in stream_rows(*self._arguments))
+        return (row["id"] for row in _stream_rows(*self._arguments))
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_questions_about_one_organ(corpus: Path) -> None:
 
 
 def test_organ_that_no_image_shows_is_refused_with_those_there_are(corpus: Path) -> None:
-    with pytest.raises(ValueError, match=r"the test split of .* has no organ 'CHEST': choose of chest, head"):
+    with pytest.raises(ValueError, match=r"the test split of .* has no organ 'CHEST': choose one of chest, head"):
         make_data(corpus, "CHEST").examples("test")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medvill_pl.batch import FINDINGS
 from medvill_pl.preparation.describe import (
-    choose_films,
+    choose_images,
     contact_sheet,
     describe,
     label_figure,
@@ -32,31 +32,32 @@ def test_page_of_two_corpora(corpus: Path, write_vqa_rad: Write, tmp_path: Path)
     output = tmp_path / "pages" / "both.html"
     first, second = describe([corpus, tmp_path / "questions"], output)
     assert (first.source, second.source) == ("open-i", "vqa-rad")
-    assert first.figures[0].name == "reports"
+    assert first.counts[0].name == "reports"
     html = output.read_text()
-    for told in ("open-i (open-i)", "vqa-rad (questions)", "Cardiomegaly", "not labelled", "50.0%", "<svg", "Films of"):
-        assert told in html
+    names = ("open-i (open-i)", "vqa-rad (questions)")
+    for text in (*names, "Cardiomegaly", "not labelled", "50.0%", "<svg", "Images of"):
+        assert text in html
     assert "http://" not in html.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
     assert "credentialed" not in html
 
 
-def test_page_of_credentialed_films_says_so(write_mimic_cxr: Callable[..., None], tmp_path: Path) -> None:
+def test_page_of_credentialed_images_says_so(write_mimic_cxr: Callable[..., None], tmp_path: Path) -> None:
     from medvill_pl.preparation.mimic_cxr import prepare_mimic_cxr
 
     write_mimic_cxr(tmp_path / "raw", 20, side=32)
     prepare_mimic_cxr(tmp_path / "raw", tmp_path / "corpus", image_size=32)
     describe([tmp_path / "corpus"], tmp_path / "page.html")
-    assert "credentialed films: it must not be shared" in (tmp_path / "page.html").read_text()
+    assert "credentialed images: it must not be shared" in (tmp_path / "page.html").read_text()
 
 
 def test_reports_alone_are_described(write_open_i: Write, tmp_path: Path) -> None:
     raw = write_open_i(tmp_path / "raw", 20, with_images=False)
     summary = read_open_i_statistics(raw, tmp_path / "texts")
     assert describe([tmp_path / "texts"], tmp_path / "page.html") == [summary]
-    assert "Films of" not in (tmp_path / "page.html").read_text()
-    assert choose_films(tmp_path / "texts", 5) == []
+    assert "Images of" not in (tmp_path / "page.html").read_text()
+    assert choose_images(tmp_path / "texts", 5) == []
 
 
 def test_bars_are_shares_of_all_rows(corpus: Path) -> None:
@@ -78,13 +79,13 @@ def test_lengths_are_shares_that_sum_to_all_texts() -> None:
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, 1), (7, 7), (50, 20)])
-def test_films_are_spaced_over_all_splits(number: int, expected: int, corpus: Path) -> None:
-    films = choose_films(corpus, number)
-    assert len(films) == expected
-    assert films[0].caption.startswith("train ")
+def test_images_are_spaced_over_all_splits(number: int, expected: int, corpus: Path) -> None:
+    images = choose_images(corpus, number)
+    assert len(images) == expected
+    assert images[0].caption.startswith("train ")
     if number > 1:
-        assert films[-1].caption.startswith("test ")
-    sheet = contact_sheet(films, columns=3)
+        assert images[-1].caption.startswith("test ")
+    sheet = contact_sheet(images, columns=3)
     assert sum(bool(axis.images) for axis in sheet.axes) == expected
 
 

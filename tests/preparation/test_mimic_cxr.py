@@ -225,7 +225,7 @@ def test_identifiers_that_leave_the_folder_are_refused(cells: dict[str, str], tr
     ("name", "cells", "told"),
     [
         ("split", {"split": "dev"}, "the split of .* is 'dev'"),
-        ("chexpert", {"Edema": "2.0"}, "study 50000001 has the label '2'"),
+        ("chexpert", {"Edema": "2.0"}, "study 50000001: Edema must be 1, 0, -1 or blank, not '2'"),
     ],
 )
 def test_unknown_values_stop_the_run(name: str, cells: dict[str, str], told: str, tree: Path, tmp_path: Path) -> None:

@@ -14,16 +14,11 @@ from medvill_pl.data.corpus import CorpusInfo
 from medvill_pl.preparation.open_i import (
     check_open_i,
     find_open_i,
-    frontal_images,
-    id_of_file,
-    is_frontal_by_name,
     prepare_open_i,
     read_open_i_reports,
     read_open_i_statistics,
-    read_views,
-    view_of,
 )
-from medvill_pl.preparation.sections import OpenIReport
+from medvill_pl.preparation.open_i_views import frontal_images, read_views
 
 Write = Callable[..., Path]
 EDEMA, CARDIOMEGALY, PNEUMOTHORAX = (FINDINGS.index(name) for name in ("Edema", "Cardiomegaly", "Pneumothorax"))
@@ -56,7 +51,7 @@ def test_frontal_film_text_and_labels_of_each_report(write_open_i: Write, tmp_pa
     # 710 and 354 of 3,547 are 20.02 % and 9.98 %: of 20 reports 5 and 2, since a split is filled up to its share.
     assert summary.rows == {"train": 13, "val": 5, "test": 2}
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".images")]
-    assert {figure.name: figure.differs for figure in summary.figures[:3]} == {
+    assert {count.name: count.differs for count in summary.counts[:3]} == {
         "reports": True,
         "reports with images": True,
         "images": True,
@@ -91,46 +86,6 @@ def test_all_frontal_images(write_open_i: Write, tmp_path: Path) -> None:
     assert len(rows) == 6
     assert {row["view"] for row in rows.values()} == {"frontal"}
     assert read_views(table)["CXR9_IM-0009-1001"] == "Lateral"
-
-
-@pytest.mark.parametrize(
-    ("image", "is_frontal"),
-    [
-        ("CXR1_IM-0001-1001", True),
-        ("CXR1_IM-0001-2001", False),
-        ("CXR1_IM-0001-4001", True),
-        ("CXR1_IM-0001-4004", True),
-        ("CXR1_IM-0001-1002", False),
-        ("CXR1_IM-0001-3001", False),
-        ("CXR1_IM-0001-0001-0001", True),
-        ("CXR1_IM-0001-0001-0002", False),
-        ("CXR1_IM-0001-1001-0002", False),
-        ("CXR1_IM-0001-12012", False),
-    ],
-)
-def test_rule_of_the_file_name(image: str, is_frontal: bool) -> None:
-    assert is_frontal_by_name(image) is is_frontal
-
-
-@pytest.mark.parametrize(
-    ("told", "view"), [("PA", "PA"), ("AP", "AP"), ("frontal", "frontal"), ("LL", ""), ("Lateral", ""), ("", "frontal")]
-)
-def test_table_of_views_counts_before_the_name(told: str, view: str) -> None:
-    assert view_of("CXR1_IM-0001-1001", {"CXR1_IM-0001-1001": told}) == view
-    assert view_of("CXR1_IM-0001-2001", {"CXR1_IM-0001-2001": told}) == ("" if told == "" else view)
-
-
-def test_film_that_table_and_name_agree_on_comes_first() -> None:
-    images = tuple(f"CXR1_IM-0001-{number}" for number in (2001, 3001, 4001))
-    report = OpenIReport("CXR1", "", "", (), images)
-    assert frontal_images(report, dict.fromkeys(images, "PA")) == [images[2], images[0], images[1]]
-    assert frontal_images(report, {}) == [images[2]]
-    assert frontal_images(report, {images[2]: "LL"}) == []
-
-
-def test_names_of_files_are_those_of_the_reports() -> None:
-    for name in ("CXR2_IM-0652-1001.png", "2_IM-0652-1001.dcm.png", "a/b/2_IM-0652-1001.dcm", "CXR2_IM-0652-1001"):
-        assert id_of_file(name) == "CXR2_IM-0652-1001"
 
 
 def test_labels_may_come_from_mesh(write_open_i: Write, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
-from medvill_pl.preparation.summary import Figure, Summary, finish, read_summary
+from medvill_pl.preparation.summary import Count, Summary, finish, read_summary
 
 EDEMA = FINDINGS.index("Edema")
 
@@ -40,7 +40,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_counts(corpus: Path) -> None:
-    summary = read_summary(corpus, [Figure("things", 3, 4), Figure("others", 5)])
+    summary = read_summary(corpus, [Count("things", 3, 4), Count("others", 5)])
     assert summary.views == {"train": {"AP": 2, "PA": 1}, "test": {"": 1}}
     assert summary.rows == {"train": 3, "test": 1}
     assert summary.patients == {"train": 2, "test": 1}
@@ -54,9 +54,9 @@ def test_counts(corpus: Path) -> None:
 
 
 def test_lines_tell_it_all(corpus: Path) -> None:
-    lines = finish(corpus, [Figure("things", 3, 4), Figure("others", 5)]).lines()
+    lines = finish(corpus, [Count("things", 3, 4), Count("others", 5)]).lines()
     text = "\n".join(" ".join(line.split()) for line in lines)
-    for told in (
+    for part in (
         "train 3 2 AP 2, PA 1",
         "test 1 1 not known 1",
         "Edema 33.3 % / 33.3 % / 33.3 %",
@@ -66,14 +66,21 @@ def test_lines_tell_it_all(corpus: Path) -> None:
         "test shares with train: 1 patients; 1 rows have an image and 1 rows a text that is in train too",
         "set aside: 2\n1 no such file",
     ):
-        assert told in text
+        assert part in text
     assert "credentialed" not in text
 
 
 def test_summary_is_written_beside_the_corpus_and_read_again(corpus: Path) -> None:
-    summary = finish(corpus, [Figure("things", 3, 4)])
-    assert Summary.read(corpus) == summary == read_summary(corpus, summary.figures)
-    assert finish(corpus).figures == ()
+    summary = finish(corpus, [Count("things", 3, 4)])
+    assert Summary.read(corpus) == summary == read_summary(corpus, summary.counts)
+    assert finish(corpus).counts == ()
+
+
+def test_summary_of_version_0_1_is_read(corpus: Path) -> None:
+    summary = finish(corpus, [Count("things", 3, 4)])
+    path = corpus / "summary.json"
+    path.write_text(path.read_text().replace('"counts"', '"figures"'))
+    assert Summary.read(corpus) == summary
 
 
 def test_questions_are_counted_with_their_answers(tmp_path: Path) -> None:

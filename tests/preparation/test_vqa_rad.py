@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvill_pl.preparation.summary import Figure
+from medvill_pl.preparation.summary import Count
 from medvill_pl.preparation.vqa_rad import (
     check_vqa_rad,
     choose_questions,
-    count_figures,
+    count_questions,
     normalise_answer,
     prepare_vqa_rad,
     read_vqa_rad,
@@ -50,8 +50,8 @@ def test_answers_that_mean_the_same_are_written_alike(answer: Any, normal: str) 
     assert normalise_answer(normal) == normal
 
 
-def figures_of(figures: list[Figure]) -> dict[str, int]:
-    return {figure.name: figure.ours for figure in figures}
+def numbers_of(counts: list[Count]) -> dict[str, int]:
+    return {count.name: count.ours for count in counts}
 
 
 def rows_of(corpus: Path) -> dict[str, dict[str, Any]]:
@@ -91,26 +91,26 @@ def test_strict_split_leaves_rewordings_of_test_questions_out(write_vqa_rad: Wri
     assert summary.rows == {"train": 40, "test": 10}
     assert "30-framed" not in rows
     assert rows["27-framed"]["split"] == "train"
-    figures = figures_of(list(summary.figures))
-    assert figures["framed rewordings of test questions"] == 4
-    assert figures["test questions reworded in training"] == 0
-    assert figures["test questions whose image is in training"] == 10
+    numbers = numbers_of(list(summary.counts))
+    assert numbers["framed rewordings of test questions"] == 4
+    assert numbers["test questions reworded in training"] == 0
+    assert numbers["test questions whose image is in training"] == 10
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_validation_is_carved_out_of_training_image_by_image(seed: int, write_vqa_rad: Write, tmp_path: Path) -> None:
+def test_validation_is_taken_from_training_image_by_image(seed: int, write_vqa_rad: Write, tmp_path: Path) -> None:
     raw = write_vqa_rad(tmp_path / "raw")
     whole = prepare_vqa_rad(raw, tmp_path / "whole", image_size=32, val_fraction=0)
-    carved = prepare_vqa_rad(raw, tmp_path / "carved", image_size=32, val_fraction=0.2, seed=seed)
-    rows = rows_of(tmp_path / "carved").values()
+    divided = prepare_vqa_rad(raw, tmp_path / "divided", image_size=32, val_fraction=0.2, seed=seed)
+    rows = rows_of(tmp_path / "divided").values()
     images = {split: {row["image"] for row in rows if row["split"] == split} for split in ("train", "val")}
     assert images["val"]
     assert not images["train"] & images["val"]
-    assert carved.rows["train"] + carved.rows["val"] == whole.rows["train"]
-    assert carved.rows["test"] == whole.rows["test"]
-    # The published figures are those before the carve.
-    before, after = figures_of(list(whole.figures)), figures_of(list(carved.figures))
-    assert after.pop("training questions moved to validation") == carved.rows["val"]
+    assert divided.rows["train"] + divided.rows["val"] == whole.rows["train"]
+    assert divided.rows["test"] == whole.rows["test"]
+    # The published counts are those before some questions are moved to validation.
+    before, after = numbers_of(list(whole.counts)), numbers_of(list(divided.counts))
+    assert after.pop("training questions moved to validation") == divided.rows["val"]
     assert before.items() >= after.items()
 
 
@@ -214,18 +214,18 @@ def test_no_json_makes_the_reader_crash(records: list[Any], tmp_path_factory: py
     for question in questions:
         assert question.row.rejection or ".." not in Path(question.row.image).parts
     for rule in ("official", "strict"):
-        count_figures(choose_questions(questions, rule), rule)
+        count_questions(choose_questions(questions, rule), rule)
 
 
-def test_published_figures_of_both_splits(shared_data: Path) -> None:
+def test_published_counts_of_both_splits(shared_data: Path) -> None:
     questions = read_vqa_rad(shared_data / "vqa_rad/vqa_rad.json")
     for rule, training, answers, unseen in (("official", 3064, 458, 43), ("strict", 2780, 415, 111)):
-        figures = count_figures(questions, rule)
-        assert not [figure for figure in figures if figure.differs]
-        counts = figures_of(figures)
-        assert counts["training questions"] == training == len(choose_questions(questions, rule)) - 451
-        assert (counts["answers of training"], counts["test answers not in training"]) == (answers, unseen)
-        assert counts["test questions whose image is in training"] == 446
+        counts = count_questions(questions, rule)
+        assert not [count for count in counts if count.differs]
+        numbers = numbers_of(counts)
+        assert numbers["training questions"] == training == len(choose_questions(questions, rule)) - 451
+        assert (numbers["answers of training"], numbers["test answers not in training"]) == (answers, unseen)
+        assert numbers["test questions whose image is in training"] == 446
     known = {one.row.answer for one in choose_questions(questions, "strict") if one.row.split == "train"}
     open_unseen = [
         one for one in questions if one.kind == "test" and one.row.answer_type == "open" and one.row.answer not in known

@@ -1,4 +1,4 @@
-"""Small changes to training films: where they lie and how they are exposed."""
+"""Small changes to training images: their pose and their exposure."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ _CHANGES = v2.Compose(
 
 
 def augment(image: Tensor, seed: int) -> Tensor:
-    """Turn a film by up to 5 degrees, move it by 5 % of its side, scale it and change brightness and contrast.
+    """Rotate an image by up to 5 degrees, shift it by up to 5 % of its side, scale it, change brightness and contrast.
 
-    Films are never mirrored: reports name sides, and the heart has one. What is moved in from outside is black.
+    Images are never mirrored: reports name sides, and the heart has one. What moves in from outside is black.
 
     Args:
         image: uint8, shape ``(1, H, W)``.
@@ -25,6 +25,11 @@ def augment(image: Tensor, seed: int) -> Tensor:
 
     Returns:
         uint8, shape ``(1, H, W)``.
+
+    Example:
+        >>> image = torch.randint(0, 256, (1, 32, 32), dtype=torch.uint8)
+        >>> torch.equal(augment(image, seed=1), augment(image, seed=1))
+        True
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "augment"))

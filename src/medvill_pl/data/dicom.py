@@ -21,7 +21,7 @@ _MAGIC = b"DICM"
 _LARGE_ELEMENT = 64 * 1024
 """Larger elements, such as the pixels, stay on the disk until they are asked for."""
 _RADIOGRAPHY = ("", "CR", "DX", "RG", "OT")
-"""Modalities of films: computed and digital radiography, scanned film, and what does not say."""
+"""Modalities of radiographs: computed and digital radiography, scanned ones, and what does not say."""
 _CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "LUNG")
 _VIEWS = {
     "AP": "AP",
@@ -49,6 +49,12 @@ class DicomTags:
         body_part: such as CHEST.
         view: AP, PA or LATERAL, another view as it is written, or empty.
         has_pixels: False for a report or anything else that holds no image.
+
+    Example:
+        >>> DicomTags("CR", "KNEE", "AP", has_pixels=True).fault
+        'it does not show the chest (BodyPartExamined KNEE)'
+        >>> DicomTags("DX", "", "PA", has_pixels=True).fault
+        ''
     """
 
     modality: str
@@ -58,7 +64,7 @@ class DicomTags:
 
     @property
     def fault(self) -> str:
-        """Why this is no chest film, by its tags alone; empty where they do not say so."""
+        """Why this is no chest radiograph, by its tags alone; empty where they do not say so."""
         if not self.has_pixels:
             return f"it holds no image (Modality {self.modality or 'not given'})"
         if self.modality not in _RADIOGRAPHY:
@@ -84,6 +90,14 @@ def is_dicom(path: Path) -> bool:
 
     Raises:
         OSError: if it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "radiograph"  # the name does not matter
+        ...     _ = path.write_bytes(bytes(128) + b"DICM")
+        ...     is_dicom(path)
+        True
     """
     with open(path, "rb") as file:
         return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
@@ -93,8 +107,13 @@ def open_dicom(path: Path) -> Dataset:
     """Read the tags of a DICOM file; its pixels stay on the disk until they are asked for.
 
     Raises:
-        ValueError: if it is broken.
+        ValueError: if it is broken, or compressed in a way that is not read.
         OSError: if it cannot be read.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> str(open_dicom(Path(str(get_testdata_file("CT_small.dcm")))).Modality)
+        'CT'
     """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
@@ -102,24 +121,40 @@ def open_dicom(path: Path) -> Dataset:
 
     with _faults_in_one_line():
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-        # A few deflated kB may swell to any size, and broken JPEG-LS makes GDCM end the process.
+        # A few deflated kB may grow to any size, and broken JPEG-LS makes GDCM end the process.
         if syntax in (DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless):
             raise ValueError(f"its transfer syntax {syntax.name} is not read: write it with another")
         return dcmread(path, defer_size=_LARGE_ELEMENT)
 
 
 def read_tags(path: Path) -> DicomTags:
-    """What the tags of a DICOM file say of the film.
+    """What the tags of a DICOM file say.
 
     Raises:
         ValueError: if it is broken.
         OSError: if it cannot be read.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> read_tags(Path(str(get_testdata_file("CT_small.dcm")))).fault
+        'it is no radiograph (Modality CT)'
     """
     return tags_of(open_dicom(path))
 
 
 def tags_of(dataset: Dataset) -> DicomTags:
-    """What the tags of an open DICOM file say of the film."""
+    """What the tags of an open DICOM file say.
+
+    Raises:
+        ValueError: if they make no sense.
+
+    Example:
+        >>> from pydicom import Dataset
+        >>> dataset = Dataset()
+        >>> dataset.Modality, dataset.ViewPosition = "DX", "LL"
+        >>> tags_of(dataset)
+        DicomTags(modality='DX', body_part='', view='LATERAL', has_pixels=False)
+    """
     with _faults_in_one_line():
         view = _text(dataset, "ViewPosition") or _view_code(dataset)
         modality, body_part = _text(dataset, "Modality"), _text(dataset, "BodyPartExamined")
@@ -144,6 +179,11 @@ def frame_size(dataset: Dataset) -> tuple[int, int]:
 
     Raises:
         ValueError: if there is no image, or more than one.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> frame_size(open_dicom(Path(str(get_testdata_file("CT_small.dcm")))))
+        (128, 128)
     """
     with _faults_in_one_line():
         if not _has_pixels(dataset):
@@ -153,7 +193,7 @@ def frame_size(dataset: Dataset) -> tuple[int, int]:
         return int(dataset.Columns), int(dataset.Rows)
 
 
-def shown_pixels(dataset: Dataset) -> NDArray[np.uint8]:
+def display_pixels(dataset: Dataset) -> NDArray[np.uint8]:
     """The pixels as a viewer shows them: bone white, air black.
 
     Rescale or modality LUT, then VOI LUT or (the first) window, then MONOCHROME1 turned over (DICOM PS3.3 C.11.1,
@@ -164,7 +204,13 @@ def shown_pixels(dataset: Dataset) -> NDArray[np.uint8]:
         Grey pixels 0..255, uint8, shape ``(H, W)``.
 
     Raises:
-        ValueError: if the pixels are missing, broken or of a kind that no film has.
+        ValueError: if the pixels are missing, broken or of a kind that no radiograph has.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> pixels = display_pixels(open_dicom(Path(str(get_testdata_file("CT_small.dcm")))))
+        >>> pixels.shape, pixels.dtype
+        ((128, 128), dtype('uint8'))
     """
     interpretation = _text(dataset, "PhotometricInterpretation")
     with _faults_in_one_line():
@@ -175,8 +221,10 @@ def shown_pixels(dataset: Dataset) -> NDArray[np.uint8]:
             if stored.dtype != np.uint8:
                 raise ValueError("it has colour of more than 8 bits")
             return np.round(stored.astype(np.float32) @ _LUMINANCE).astype(np.uint8)
-        shown = _shown(dataset, stored)
-        return np.round((1 - shown if interpretation == "MONOCHROME1" else shown) * 255).astype(np.uint8)
+        values = _display_values(dataset, stored)
+        # MONOCHROME1 means that the smallest value is white. It says how to show the values that come *out of* the
+        # lookup tables and windows, so it is turned over here, at the end, and not in the stored values.
+        return np.round((1 - values if interpretation == "MONOCHROME1" else values) * 255).astype(np.uint8)
 
 
 def _decode(dataset: Dataset) -> NDArray[Any]:
@@ -202,8 +250,12 @@ def _decode_extended(dataset: Dataset) -> NDArray[np.uint16]:
     return pixels.reshape(dataset.Rows, dataset.Columns)
 
 
-def _shown(dataset: Dataset, stored: NDArray[Any]) -> Pixels:
-    """Stored values as shares 0..1 of the display's range."""
+def _display_values(dataset: Dataset, stored: NDArray[Any]) -> Pixels:
+    """Stored values as shares 0..1 of the display's range.
+
+    The order is the standard's (PS3.3 C.11): stored values become physical ones by the modality LUT, and a VOI LUT or
+    window, which is given in physical values, chooses the part to show.
+    """
     from pydicom.pixels.processing import apply_modality_lut
 
     values: NDArray[Any] = apply_modality_lut(stored, dataset)
@@ -211,9 +263,9 @@ def _shown(dataset: Dataset, stored: NDArray[Any]) -> Pixels:
         raise ValueError("it has pixels that are no numbers")
     if dataset.get("VOILUTSequence"):
         return _look_up(dataset, values)
-    window = _window(dataset)
-    if window:
+    if window := _window(dataset):
         return _through_window(values.astype(np.float32), *window)
+    # Nothing says how to show it. Eight bits are what they are; of deeper values the range in use is unknown.
     if dataset.BitsStored == 8 and stored.dtype == np.uint8 and np.array_equal(values, stored):
         return stored.astype(np.float32) / 255
     return _stretched(values.astype(np.float32), _is_padding(dataset, stored))
@@ -223,7 +275,7 @@ def _look_up(dataset: Dataset, values: NDArray[Any]) -> Pixels:
     from pydicom.pixels.processing import apply_voi
 
     entries, first, _ = dataset.VOILUTSequence[0].LUTDescriptor
-    # Some makers declare more bits than the entries use, which would show a dark film: their largest is white.
+    # Some makers declare more bits than the entries use, which would show a dark image: their largest is white.
     table = apply_voi(np.arange(first, first + (entries or 2**16)), dataset)
     looked_up: Pixels = apply_voi(np.round(values).astype(np.int32), dataset).astype(np.float32)
     return looked_up / max(1, int(table.max()))
@@ -240,24 +292,26 @@ def _window(dataset: Dataset) -> tuple[float, float, str] | None:
         values.append(float(first) if isinstance(first, int | float) else np.nan)
     center, width = values
     function = _text(dataset, "VOILUTFunction") or "LINEAR"
-    is_meant = np.isfinite(values).all() and (width > 1 if function == "LINEAR" else width > 0)
-    return (center, width, function) if is_meant else None
+    is_usable = np.isfinite(values).all() and (width > 1 if function == "LINEAR" else width > 0)
+    return (center, width, function) if is_usable else None
 
 
 def _through_window(values: Pixels, center: float, width: float, function: str) -> Pixels:
     """Apply a window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
     if function == "LINEAR":
+        # The standard's LINEAR counts whole values: `width` of them, the first at black and the last at white, so the
+        # distance from black to white is one less, and the centre lies between two of them. LINEAR_EXACT has neither.
         center, width = center - 0.5, width - 1
     elif function not in ("LINEAR_EXACT", "SIGMOID"):
         raise ValueError(f"the VOI LUT function {function} is not known")
-    place: Pixels = (values - center) / width
+    offset: Pixels = (values - center) / width  # -0.5 at black, 0.5 at white
     if function == "SIGMOID":
-        place = 1 / (1 + np.exp(-4 * place.clip(-20, 20))) - 0.5
-    return (place + 0.5).clip(0, 1)
+        offset = 1 / (1 + np.exp(-4 * offset.clip(-20, 20))) - 0.5
+    return (offset + 0.5).clip(0, 1)
 
 
 def _is_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where there is no film, by PixelPaddingValue and PixelPaddingRangeLimit."""
+    """Where nothing was exposed, by PixelPaddingValue and PixelPaddingRangeLimit."""
     first = dataset.get("PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, dtype=bool)
@@ -267,7 +321,7 @@ def _is_padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _stretched(values: Pixels, is_padding: NDArray[np.bool_]) -> Pixels:
-    film = values[~is_padding] if not is_padding.all() else values
-    low, high = float(film.min()), float(film.max())
-    shown: Pixels = (values - low) / ((high - low) or 1)
-    return shown.clip(0, 1)
+    exposed = values[~is_padding] if not is_padding.all() else values
+    low, high = float(exposed.min()), float(exposed.max())
+    stretched: Pixels = (values - low) / ((high - low) or 1)
+    return stretched.clip(0, 1)

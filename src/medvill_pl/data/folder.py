@@ -1,7 +1,9 @@
 """A folder of images to predict on."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,37 +21,37 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
 
 class FolderExamples:
-    """The images of a folder that can be read, all with one text.
+    """Image files, all with one text.
 
     Args:
         paths: image files.
-        ids: an identifier each.
+        ids: one identifier per file.
         text: the text that goes with every image.
         image_size: side of the square images in pixels.
         cut_margins: cut the margins off the images.
 
-    Attributes:
-        rejected: what cannot be read, as mappings with ``id``, ``image`` and ``reason``.
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "1.png"
+        ...     Image.new("L", (40, 30), 128).save(path)
+        ...     FolderExamples([path], ["1"], "Is there a fracture?", 32, cut_margins=False).image(0).shape
+        torch.Size([1, 32, 32])
     """
 
     labelled = FINDINGS
 
-    def __init__(self, paths: list[Path], ids: list[str], text: str, image_size: int, cut_margins: bool) -> None:
-        self._image_size, self._cut_margins = image_size, cut_margins
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            faults = list(pool.map(_fault, paths))
-        self._paths = [path for path, fault in zip(paths, faults, strict=True) if not fault]
-        self.ids = [name for name, fault in zip(ids, faults, strict=True) if not fault]
-        self.rejected = [
-            {"id": name, "image": str(path), "reason": fault}
-            for name, path, fault in zip(ids, paths, faults, strict=True)
-            if fault
-        ]
-        self.reports = [text] * len(self.ids)
-        self.labels: NDArray[np.float32] = np.full((len(self.ids), len(FINDINGS)), np.nan, dtype=np.float32)
+    def __init__(
+        self, paths: Sequence[Path], ids: Sequence[str], text: str, image_size: int, cut_margins: bool
+    ) -> None:
+        self._paths, self._image_size, self._cut_margins = paths, image_size, cut_margins
+        self.ids = ids
+        self.reports = [text] * len(ids)
+        self.labels: NDArray[np.float32] = np.full((len(ids), len(FINDINGS)), np.nan, dtype=np.float32)
         # Read as questions, the text is asked of every image, and nothing is known of the answer.
         self.questions = self.reports
-        self.answers = self.answer_types = self.question_types = self.organs = [""] * len(self.ids)
+        self.answers = self.answer_types = self.question_types = self.organs = [""] * len(ids)
 
     def image(self, index: int) -> Tensor:
         """One image, uint8, shape ``(1, image_size, image_size)``."""
@@ -70,7 +72,7 @@ class FolderDataModule(BaseDataModule):
     """Images to predict on: a folder with its subfolders, or one file.
 
     Images that cannot be read are listed in ``rejected`` (and by ``medvill predict`` in a ``rejected.csv`` beside
-    the predictions); the others are done.
+    the predictions); the others are predicted on.
 
     Args:
         images: a folder or an image file.
@@ -85,6 +87,15 @@ class FolderDataModule(BaseDataModule):
     Raises:
         FileNotFoundError: if there is no such folder or file, or it holds no image.
         ValueError: if no image can be read.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 128).save(f"{folder}/1.png")
+        ...     data = FolderDataModule(folder, "Is there a fracture?", tokenizer="synthetic", image_size=32)
+        ...     data.examples("test").ids, data.rejected
+        (['1.png'], [])
     """
 
     name = "a folder"
@@ -111,7 +122,21 @@ class FolderDataModule(BaseDataModule):
             raise FileNotFoundError(f"{images} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         self._ids = [root.name] if root.is_file() else [path.relative_to(root).as_posix() for path in self._paths]
         self.text, self.has_questions = text, bool(text)
-        self.rejected: list[dict[str, str]] = []
+
+    @cached_property
+    def _faults(self) -> list[str]:
+        """Why each image cannot be used; empty strings for those that can. Each image is decoded for it, once."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(_fault, self._paths))
+
+    @property
+    def rejected(self) -> list[dict[str, str]]:
+        """The images that cannot be read, as mappings with ``id``, ``image`` and ``reason``."""
+        return [
+            {"id": name, "image": str(path), "reason": fault}
+            for name, path, fault in zip(self._ids, self._paths, self._faults, strict=True)
+            if fault
+        ]
 
     def examples(self, split: Split) -> FolderExamples:
         """The images that can be read.
@@ -121,13 +146,13 @@ class FolderDataModule(BaseDataModule):
         """
         if split != "test":
             raise ValueError("a folder of images is to predict on: it has no training and no validation split")
-        examples = FolderExamples(self._paths, self._ids, self.text, self.image_size, self.cut_margins)
-        self.rejected = examples.rejected
-        if not examples.ids:
-            raise ValueError(f"none of the {len(self._paths)} images can be read ({self.rejected[0]['reason']})")
-        if self.rejected:
-            rank_zero_warn(f"{len(self.rejected)} of {len(self._paths)} images cannot be read; the others are done")
-        return examples
+        readable = [index for index, fault in enumerate(self._faults) if not fault]
+        if not readable:
+            raise ValueError(f"none of the {len(self._paths)} images can be read ({self._faults[0]})")
+        if num_rejected := len(self._paths) - len(readable):
+            rank_zero_warn(f"{num_rejected} of {len(self._paths)} images cannot be read; the others are predicted on")
+        paths, ids = [self._paths[index] for index in readable], [self._ids[index] for index in readable]
+        return FolderExamples(paths, ids, self.text, self.image_size, self.cut_margins)
 
 
 def _images_in(folder: Path) -> list[Path]:

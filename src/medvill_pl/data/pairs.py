@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from medvill_pl.batch import FINDINGS, Split, derive_seed
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
+from medvill_pl.data.corpus.schema import NOT_MENTIONED, parse_labels
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.tokenizer import MAX_TOKENS
 
@@ -25,14 +27,15 @@ SPLIT_NAMES: dict[str, Split] = {
     "dev": "val",
     "test": "test",
 }
-"""What a column of splits may say, in lower case."""
-_OF_BATCHES = ("tokenizer", "batch_size", "negatives", "max_tokens", "bucket_batches", "num_workers", "seed", "augment")
+"""The splits by what a table may call them, in lower case."""
+_BATCH_ARGUMENTS = (
+    *("tokenizer", "batch_size", "negatives", "max_tokens", "bucket_batches", "num_workers", "seed", "augment"),
+)
 """Arguments that the prepared corpus does not depend on."""
-_LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """Read a table as one mapping a row.
+    """Read a table as one mapping per row.
 
     Args:
         path: a ``.csv``, ``.jsonl`` or ``.parquet`` file, text in UTF-8.
@@ -40,6 +43,15 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is of another kind, broken or empty.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "pairs.csv"
+        ...     with path.open("w") as file:
+        ...         print("image,report,Edema", "1.png,Mild edema.,1", sep=chr(10), file=file)
+        ...     read_table(path)
+        [{'image': '1.png', 'report': 'Mild edema.', 'Edema': '1'}]
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such table: {path}")
@@ -74,6 +86,14 @@ def read_reports(source: Path, column: str) -> list[str]:
     Raises:
         FileNotFoundError: if there is no such corpus or table.
         ValueError: if the table has no such column.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "pairs.jsonl"
+        ...     _ = path.write_text('{"image": "1.png", "report": "Mild edema."}')
+        ...     read_reports(path, "report")
+        ['Mild edema.']
     """
     if source.is_dir():
         return CorpusExamples(source, "train", CorpusInfo.read(source).image_size).reports
@@ -89,16 +109,6 @@ def _text(value: object) -> str:
     return "" if is_missing else str(value).strip()
 
 
-def _labels(row: Mapping[str, Any]) -> tuple[int | None, ...]:
-    values = []
-    for finding in FINDINGS:
-        cell = _text(row.get(finding)).removesuffix(".0")
-        if cell not in _LABELS:
-            raise ValueError(f"{finding} must be 1, 0, -1 or blank, not {cell!r}")
-        values.append(_LABELS[cell])
-    return tuple(values)
-
-
 def assign_splits(patients: list[str], fractions: tuple[float, float], seed: int) -> dict[str, Split]:
     """Put every patient into one split, by a shuffle that follows from the seed.
 
@@ -109,20 +119,23 @@ def assign_splits(patients: list[str], fractions: tuple[float, float], seed: int
 
     Returns:
         The split of each patient. Validation and test get a patient each as soon as there are three.
+
+    Example:
+        >>> assign_splits(["Ann", "Ann", "Bo", "Cy"], fractions=(0.25, 0.25), seed=0)
+        {'Ann': 'val', 'Bo': 'test', 'Cy': 'train'}
     """
-    rows_of: dict[str, int] = {}
-    for patient in patients:
-        rows_of[patient] = rows_of.get(patient, 0) + 1
-    queue = sorted(rows_of, key=lambda patient: derive_seed(seed, "split", patient))
+    num_rows = Counter(patients)
+    # Sorted by a digest of the name, not shuffled: a patient who is added later moves few others to another split.
+    queue = sorted(num_rows, key=lambda patient: derive_seed(seed, "split", patient))
     splits: dict[str, Split] = {}
     # One patient is kept for training, and one for a test split that still comes.
-    kept_of = {"val": 2 if fractions[1] and len(queue) > 2 else 1, "test": 1}
-    for (split, kept), fraction in zip(kept_of.items(), fractions, strict=True):
-        wanted, got = fraction * len(patients), 0
-        while len(queue) > kept and got < wanted:
+    num_kept: dict[Split, int] = {"val": 2 if fractions[1] and len(queue) > 2 else 1, "test": 1}
+    for (split, kept), fraction in zip(num_kept.items(), fractions, strict=True):
+        target, assigned = fraction * len(patients), 0
+        while len(queue) > kept and assigned < target:
             patient = queue.pop()
-            splits[patient] = split  # type: ignore[assignment]
-            got += rows_of[patient]
+            splits[patient] = split
+            assigned += num_rows[patient]
     splits.update(dict.fromkeys(queue, "train"))
     return splits
 
@@ -207,7 +220,7 @@ class PairsDataModule(BaseDataModule):
             self.name, self.is_credentialed = info.source, is_credentialed or info.credentialed
             self.cut_margins = info.cut_margins
             return
-        settings = {name: value for name, value in self.hparams.items() if name not in _OF_BATCHES}
+        settings = {name: value for name, value in self.hparams.items() if name not in _BATCH_ARGUMENTS}
         beside = f"{self._table.name}.corpus-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
         self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
 
@@ -242,39 +255,39 @@ class PairsDataModule(BaseDataModule):
                 )
         if self.hparams["patient_column"] is None:
             rank_zero_warn(
-                "no patient_column is given: each row counts as a patient, so films of one person may be in "
+                "no patient_column is given: each row counts as a patient, so images of one person may be in "
                 "several splits"
             )
 
     def _rows(self, table: list[dict[str, Any]]) -> Iterator[Row]:
         columns = self.hparams
         root = Path(columns["image_root"]) if columns["image_root"] else self._table.parent
-        ids = [_text(row.get(columns["id_column"])) or f"{number:07d}" for number, row in enumerate(table, start=1)]
-        patient_column = columns["patient_column"]
-        patients = (
-            [_text(row.get(patient_column)) or own for row, own in zip(table, ids, strict=True)]
-            if patient_column
-            else ids
-        )
+        reports, images, views = (self._cells(table, f"{name}_column") for name in ("report", "image", "view"))
+        given_ids = self._cells(table, "id_column")
+        ids = [given or f"{number:07d}" for number, given in enumerate(given_ids, start=1)]
+        patients = [given or own for given, own in zip(self._cells(table, "patient_column"), ids, strict=True)]
         splits = self._splits(table, patients)
-        seen: set[str] = set()
-        for row, own, patient, split in zip(table, ids, patients, splits, strict=True):
-            report, image = _text(row.get(columns["report_column"])), _text(row.get(columns["image_column"]))
-            labels: tuple[int | None, ...] = (None,) * len(FINDINGS)
-            rejection = ""
+        earlier: set[str] = set()
+        for index, own in enumerate(ids):
+            labels, rejection = NOT_MENTIONED, ""
             try:
-                labels = _labels(row)
+                labels = parse_labels([_text(table[index].get(finding)) for finding in FINDINGS])
             except ValueError as error:
                 rejection = str(error)
-            if not report:
+            if not reports[index]:
                 rejection = "the text is empty"
-            elif not image:
+            elif not images[index]:
                 rejection = "the path of the image is empty"
-            elif own in seen:
+            elif own in earlier:
                 rejection = f"the identifier {own} occurs twice"
-            seen.add(own)
-            view = _text(row.get(columns["view_column"])) if columns["view_column"] else ""
-            yield Row(own, patient, split, str(root / image), report, view, labels, rejection)
+            earlier.add(own)
+            image = str(root / images[index])
+            yield Row(own, patients[index], splits[index], image, reports[index], views[index], labels, rejection)
+
+    def _cells(self, table: list[dict[str, Any]], argument: str) -> list[str]:
+        """The texts of the column that an argument names; empty ones where it names none."""
+        column = self.hparams[argument]
+        return [_text(row.get(column)) if column is not None else "" for row in table]
 
     def _splits(self, table: list[dict[str, Any]], patients: list[str]) -> list[Split]:
         column = self.hparams["split_column"]
@@ -293,10 +306,10 @@ class PairsDataModule(BaseDataModule):
         return splits
 
     def _warn_of_leak(self, patients: list[str], splits: list[Split]) -> None:
-        of: dict[str, set[Split]] = {}
+        splits_of_patient: dict[str, set[Split]] = {}
         for patient, split in zip(patients, splits, strict=True):
-            of.setdefault(patient, set()).add(split)
-        shared = [patient for patient, theirs in of.items() if len(theirs) > 1]
+            splits_of_patient.setdefault(patient, set()).add(split)
+        shared = [patient for patient, of_patient in splits_of_patient.items() if len(of_patient) > 1]
         if shared:
             rank_zero_warn(
                 f"{len(shared):,} patients (such as {shared[0]}) are in more than one split: results will be too good"

@@ -19,7 +19,7 @@ from medvill_pl.data.module import BaseDataModule
 from medvill_pl.tokenizer import MAX_TOKENS
 
 
-def stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: int = 1) -> Iterator[dict[str, Any]]:
+def _stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: int = 1) -> Iterator[dict[str, Any]]:
     """The rows of Parquet files that belong to this process and DataLoader worker, each row to exactly one.
 
     Args:
@@ -32,7 +32,9 @@ def stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: i
     from datasets.distributed import split_dataset_by_node
 
     rows = load_dataset("parquet", data_files=list(shards), split="train", streaming=True)
-    rows = rows.shuffle(seed=seed % 2**32, buffer_size=1)  # the order of shards; whoever reads them has a buffer
+    # Only the order of the shards: rows are mixed in the reader's own buffer, where batches are planned too.
+    rows = rows.shuffle(seed=seed % 2**32, buffer_size=1)
+    # Whole shards go to processes where their numbers divide, and `datasets` deals each process' shards to its workers.
     return iter(split_dataset_by_node(rows, rank, num_replicas))
 
 
@@ -55,7 +57,8 @@ class StreamedBatches(IterableDataset[Batch]):
 
     Within a buffer everything is as it is for a corpus on disk: the order, the buckets of like length, and the
     non-matching reports, which are drawn among the buffer's rows. Each iteration is an epoch: as many batches for
-    every process, and within a process as equally as possible for every worker. Who runs out of rows begins anew.
+    every process, and within a process as equally as possible for every worker. A worker that runs out of rows begins
+    with them anew.
 
     Args:
         data: the data module, for its settings.
@@ -77,12 +80,12 @@ class StreamedBatches(IterableDataset[Batch]):
             raise ValueError(f"{len(shards)} shards are too few for {num_readers} workers: set num_workers lower")
         self._shards, self._info, self._rank, self._num_replicas = shards, info, rank, num_replicas
         self._epoch = epoch
-        self._tokenizer, self._max_words, self._image_size = data.tokenizer, data.max_tokens, data.image_size
+        self._tokenizer, self._max_tokens, self._image_size = data.tokenizer, data.max_tokens, data.image_size
         self._batch_size, self._bucket_batches, self._negatives = data.batch_size, data.bucket_batches, data.negatives
         self._seed, self._buffer_rows, self._is_augmented = data.seed, data.buffer_rows, data.augment
         self._num_batches = info.splits["train"] // (num_replicas * data.batch_size)
         if not self._num_batches:
-            raise ValueError(f"{info.splits['train']} pairs are too few for a batch of {data.batch_size} a process")
+            raise ValueError(f"{info.splits['train']} pairs are too few for a batch of {data.batch_size} per process")
 
     def __len__(self) -> int:
         return self._num_batches
@@ -90,19 +93,22 @@ class StreamedBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        # Processes wait for each other in every step, so all must see equally many batches, however the rows of their
+        # shards are spread. The number is set beforehand and dealt out to the workers; the rows follow.
         share = self._num_batches // num_workers + (number < self._num_batches % num_workers)
         epoch, self._epoch = self._epoch, self._epoch + 1  # workers that stay count on their own
         return islice(chain.from_iterable(self._batches(epoch, turn, number) for turn in range(share)), share)
 
     def _batches(self, epoch: int, turn: int, worker: int) -> Iterator[Batch]:
         """The batches of one pass over this worker's rows."""
-        rows = stream_rows(self._shards, derive_seed(self._seed, "stream", epoch, turn), self._rank, self._num_replicas)
-        for place, buffer in enumerate(_buffers(rows, self._buffer_rows)):
-            seed = derive_seed(self._seed, "buffer", epoch, turn, self._rank, worker, place)
+        order = derive_seed(self._seed, "stream", epoch, turn)
+        rows = _stream_rows(self._shards, order, self._rank, self._num_replicas)
+        for index, buffer in enumerate(_buffers(rows, self._buffer_rows)):
+            seed = derive_seed(self._seed, "buffer", epoch, turn, self._rank, worker, index)
             yield from self._batches_of(_Buffer(buffer, self._info.labelled, self._image_size), seed)
 
     def _batches_of(self, examples: _Buffer, seed: int) -> Iterator[Batch]:
-        dataset = PairDataset(examples, examples.reports, self._tokenizer, self._max_words, "train", seed)
+        dataset = PairDataset(examples, examples.reports, self._tokenizer, self._max_tokens, "train", seed)
         dataset.augment = augment if self._is_augmented else None
         negatives = index_negatives(examples, self._negatives, "train")
         plan = BatchPlan(dataset.lengths, negatives, self._batch_size, 1, seed, self._bucket_batches)
@@ -111,7 +117,7 @@ class StreamedBatches(IterableDataset[Batch]):
 
 
 def _buffers(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Cut a stream into lists of at least so many rows: a shorter rest goes with the last."""
+    """Divide a stream into lists of at least ``size`` rows; what is left at the end goes with the last."""
     rows = iter(rows)
     buffer = list(islice(rows, size))
     while len(following := list(islice(rows, size))) == size:

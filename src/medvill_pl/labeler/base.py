@@ -16,6 +16,15 @@ class Labeler(Protocol):
 
     Attributes:
         name: what tables and messages call it, such as ``"rule-based CheXpert labeler"``.
+
+    Example:
+        >>> class Pessimist:
+        ...     name = "a labeler that finds everything"
+        ...
+        ...     def __call__(self, texts):
+        ...         return np.ones((len(texts), len(FINDINGS)), np.float32)
+        >>> isinstance(Pessimist(), Labeler)
+        True
     """
 
     name: str
@@ -40,6 +49,10 @@ def load_labeler(class_path: str) -> Labeler:
 
     Raises:
         ValueError: if there is no such class, or it is no labeler.
+
+    Example:
+        >>> load_labeler("medvill_pl.CheXpertLabeler").name
+        'rule-based CheXpert labeler'
     """
     module, _, name = class_path.rpartition(".")
     try:
@@ -55,7 +68,11 @@ def check_labels(labels: NDArray[np.float32], num_texts: int) -> NDArray[np.floa
     """Return what a labeler gave if it keeps the contract.
 
     Raises:
-        ValueError: if shape or values are others than 1, 0, -1 and NaN for each text and finding.
+        ValueError: if the shape is not ``(num_texts, 14)`` or a value is not 1, 0, -1 or NaN.
+
+    Example:
+        >>> check_labels(np.zeros((2, 14), np.float32), num_texts=2).shape
+        (2, 14)
     """
     if labels.shape != (num_texts, len(FINDINGS)):
         raise ValueError(f"the labeler gave shape {labels.shape} for {num_texts} texts, not (texts, {len(FINDINGS)})")

@@ -1,4 +1,4 @@
-"""The rule-based CheXpert labeler: mentions, what is said of each, and one state a finding."""
+"""The rule-based CheXpert labeler: mentions, what is said of each, and one state per finding."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -28,6 +28,10 @@ class Evidence(NamedTuple):
         phrase: the words that mention the finding.
         sentence: where they stand, as :func:`split_sentences` writes it.
         rule: why the mention has this state.
+
+    Example:
+        >>> CheXpertLabeler().explain("No effusion.")[0].rule
+        'denied before: no'
     """
 
     finding: str
@@ -41,7 +45,7 @@ class CheXpertLabeler:
     """Reads the 14 CheXpert observations off report texts by rules, without a model to download.
 
     It imitates the labeler of Irvin et al. 2019 ("CheXpert: A Large Chest Radiograph Dataset"):
-    phrases that mention a finding, rules for doubt and denial, one state a finding over all
+    phrases that mention a finding, rules for doubt and denial, one state per finding over all
     mentions. Its errors are the original's and its own; docs/labeler.md gives the measured agreement.
 
     Args:
@@ -83,17 +87,21 @@ class CheXpertLabeler:
         if isinstance(texts, str):
             raise ValueError("the labeler takes a list of texts, not one string")
         labels = np.full((len(texts), len(FINDINGS)), np.nan, np.float32)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             if not isinstance(text, str):
-                raise ValueError(f"text {place} must be a string, not {type(text).__name__}")
+                raise ValueError(f"text {index} must be a string, not {type(text).__name__}")
             for finding, state in combine(self._read(text)).items():
-                labels[place, FINDINGS.index(finding)] = state
+                labels[index, FINDINGS.index(finding)] = state
         return labels
 
     def explain(self, text: str) -> list[Evidence]:
         """List the evidence behind the labels of a report, in the order of the text.
 
         Where a finding has several pieces, :func:`combine` says which state they give.
+
+        Example:
+            >>> [(piece.finding, piece.state) for piece in CheXpertLabeler().explain("No effusion or edema.")]
+            [('Pleural Effusion', 0), ('Edema', 0), ('No Finding', 1)]
         """
         evidence = self._read(text)
         if combine(evidence).get("No Finding") == POSITIVE:
@@ -103,8 +111,8 @@ class CheXpertLabeler:
     def _read(self, text: str) -> list[Evidence]:
         sentences = split_sentences(text)
         evidence = []
-        for place, sentence in enumerate(sentences):
-            evidence += self._read_sentence(sentence, is_last=place == len(sentences) - 1)
+        for index, sentence in enumerate(sentences):
+            evidence += self._read_sentence(sentence, is_last=index == len(sentences) - 1)
         return evidence
 
     def _read_sentence(self, sentence: str, is_last: bool) -> list[Evidence]:
@@ -125,14 +133,14 @@ class CheXpertLabeler:
         return evidence
 
     def _find_mentions(self, doc: Doc, words: Sequence[str]) -> list[Span]:
-        """The longest mention of each finding at each place; two findings may share words."""
-        found: dict[str, list[SpacySpan]] = {}
+        """The longest mentions of each finding, without overlaps; two findings may share words."""
+        by_finding: dict[str, list[SpacySpan]] = {}
         for span in self._mentions(doc, as_spans=True):
-            found.setdefault(span.label_, []).append(span)
-        if not found:
+            by_finding.setdefault(span.label_, []).append(span)
+        if not by_finding:
             return []
         others = _spans(self._not_mentions(doc, as_spans=True))
-        mentions = [span for spans in found.values() for span in _spans(spans) if not _is_within(span, others)]
+        mentions = [span for spans in by_finding.values() for span in _spans(spans) if not _is_within(span, others)]
         # As the original: *mediastinum* as the first word of a sentence is no mention.
         mentions = [span for span in mentions if (span.start, words[span.end - 1]) != (0, "mediastinum")]
         return sorted(mentions, key=lambda span: (span.start, span.label))
@@ -144,11 +152,15 @@ def combine(evidence: Sequence[Evidence]) -> dict[str, int]:
     Positive outweighs negative, and uncertain does too; uncertain with positive alone is positive,
     and where all three occur it is uncertain. No Finding is positive where nothing but support
     devices is positive or uncertain, other abnormalities included; it is never negative.
+
+    Example:
+        >>> combine([Evidence("Edema", UNCERTAIN, "", "", ""), Evidence("Edema", POSITIVE, "", "", "")])
+        {'Edema': 1}
     """
     states: dict[str, set[int]] = {}
     for piece in evidence:
         states.setdefault(piece.finding, set()).add(piece.state)
-    combined = {finding: _outweighing(found) for finding, found in states.items()}
+    combined = {finding: _outweighing(of_finding) for finding, of_finding in states.items()}
     is_normal = all(state == NEGATIVE for finding, state in combined.items() if finding != "Support Devices")
     combined.pop(OTHER, None)
     return combined | ({"No Finding": POSITIVE} if is_normal else {})
@@ -167,9 +179,9 @@ def _matcher(language: Language, phrases: Mapping[str, Iterable[str]]) -> Phrase
     return matcher
 
 
-def _spans(found: Iterable[SpacySpan]) -> list[Span]:
+def _spans(spans: Iterable[SpacySpan]) -> list[Span]:
     """Spans without overlaps, the longest first where they would, in the order of the text."""
-    return [Span(span.label_, span.start, span.end) for span in filter_spans(found)]
+    return [Span(span.label_, span.start, span.end) for span in filter_spans(spans)]
 
 
 def _is_within(span: Span, others: Iterable[Span]) -> bool:

@@ -1,4 +1,4 @@
-"""Where the original labeler goes wrong, time and again: imitated to agree with it, and easily switched off.
+"""Where the original labeler is wrong again and again: imitated to agree with it, and easily switched off.
 
 The original parses sentences, and its parser fails on some turns of phrase, most often in the last
 sentence of a report. Each pattern was seen in several reports, a few of them in one each of two findings.
@@ -19,19 +19,23 @@ MISREAD: dict[str, tuple[str, ...]] = {
 
 
 class Fault(NamedTuple):
-    """Words for which the original gives a state of its own.
+    r"""Words for which the original gives a state of its own.
 
     Attributes:
         finding: the finding.
         state: what the original says.
-        words: regular expression over the sentence, in lower case, words parted by spaces.
-        place: whether the sentence is the last of the report.
+        words: regular expression over the sentence, in lower case, words separated by spaces.
+        position: whether the sentence is the last of the report.
+
+    Example:
+        >>> Fault("Cardiomegaly", 1, r" normal \.$", "last").position
+        'last'
     """
 
     finding: str
     state: int
     words: str
-    place: Literal["anywhere", "last", "not last"] = "anywhere"
+    position: Literal["anywhere", "last", "not last"] = "anywhere"
 
 
 _MEDIASTINUM, _HEART = "Enlarged Cardiomediastinum", "Cardiomegaly"
@@ -44,7 +48,7 @@ FAULTS = (
     Fault(_HEART, POSITIVE, r"(vascularity|appear) within normal limits \.$", "last"),
     Fault(_HEART, POSITIVE, r"^the .* is within normal limits \.$", "last"),
     Fault(_MEDIASTINUM, POSITIVE, r"(appear|silhouette) within normal limits \.$", "last"),
-    # Predicates and modifiers that are not found.
+    # Predicates and modifiers that the parser misses.
     Fault(_HEART, POSITIVE, r"^the heart size .*\bappear within normal limits"),
     Fault(_HEART, POSITIVE, r"^the heart size .*\bstable"),
     Fault(_HEART, POSITIVE, r"^the heart silhouette and mediastinal contours are not enlarged"),
@@ -101,11 +105,20 @@ def find_fault(finding: str, sentence: str, is_last: bool) -> Judgement | None:
 
     Args:
         finding: the finding mentioned.
-        sentence: words in lower case, parted by spaces.
+        sentence: words in lower case, separated by spaces.
         is_last: whether the report ends with it.
+
+    Returns:
+        What the original says, or None where it makes no known error.
+
+    Example:
+        >>> find_fault("Cardiomegaly", "heart size normal .", is_last=True)
+        Judgement(state=1, rule='fault of the original')
+        >>> find_fault("Cardiomegaly", "heart size normal .", is_last=False) is None
+        True
     """
-    place = "last" if is_last else "not last"
+    position = "last" if is_last else "not last"
     for pattern, fault in _PATTERNS.get(finding, ()):
-        if fault.place in ("anywhere", place) and pattern.search(sentence):
+        if fault.position in ("anywhere", position) and pattern.search(sentence):
             return Judgement(fault.state, "fault of the original")
     return None

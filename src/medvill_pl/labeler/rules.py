@@ -61,13 +61,18 @@ CUES: dict[str, tuple[str, ...]] = {
     "stable": ("stable", "unchanged"),
 }
 """Words around a mention that say what is said of it. Where cues overlap, the longest counts:
-the kinds *no denial* and *no doubt* are there to hide shorter ones."""
+the kinds *no denial* and *no doubt* are there to keep shorter ones from counting."""
 
 _CLAUSE_ENDS = frozenset(("but", "however", "although", "there", ";"))
 
 
 class Span(NamedTuple):
-    """Words ``[start, end)`` of a sentence: a mention (its label is the finding) or a cue (its kind)."""
+    """Words ``[start, end)`` of a sentence: a mention (its label is the finding) or a cue (its kind).
+
+    Example:
+        >>> Span("Edema", 1, 2)  # "no edema"
+        Span(label='Edema', start=1, end=2)
+    """
 
     label: str
     start: int
@@ -75,7 +80,12 @@ class Span(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """State of a mention (1, 0 or -1) and the rule that gave it."""
+    """State of a mention (1, 0 or -1) and the rule that gave it.
+
+    Example:
+        >>> Judgement(NEGATIVE, "denied before: no").state
+        0
+    """
 
     state: int
     rule: str
@@ -92,6 +102,11 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
         mentions: all mentions of the sentence.
         cues: all cues of the sentence, without overlaps, in order.
         words: words of the sentence in lower case.
+
+    Example:
+        >>> edema = Span("Edema", 1, 2)
+        >>> judge(edema, [edema], [Span("denied before", 0, 1)], ["no", "edema", "."])
+        Judgement(state=0, rule='denied before: no')
     """
     cues = _in_clause(mention, cues, words)
     judgement = _doubt_or_denial(mention, cues, words)
@@ -106,10 +121,10 @@ def judge(mention: Span, mentions: Sequence[Span], cues: Sequence[Span], words: 
 
 
 def _in_clause(mention: Span, cues: Sequence[Span], words: Sequence[str]) -> list[Span]:
-    """Cues that no *but*, *however* or *there is* parts from the mention."""
-    ends = [place for place, word in enumerate(words) if word in _CLAUSE_ENDS]
-    first = max((place for place in ends if place < mention.start), default=-1)
-    last = min((place for place in ends if place >= mention.end), default=len(words))
+    """Cues that no *but*, *however* or *there is* separates from the mention."""
+    ends = [index for index, word in enumerate(words) if word in _CLAUSE_ENDS]
+    first = max((index for index in ends if index < mention.start), default=-1)
+    last = min((index for index in ends if index >= mention.end), default=len(words))
     return [cue for cue in cues if first < cue.start and cue.end <= last]
 
 

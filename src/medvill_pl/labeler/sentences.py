@@ -26,7 +26,7 @@ def split_sentences(text: str) -> list[str]:
 
     Line breaks within a sentence are joined, numbers of lists and headers in capitals are dropped,
     ``/`` between words reads as *or*, hyphens as spaces, and blanks left by de-identification as
-    ``XXXX``. A text without full stops is cut after 2,000 characters.
+    ``XXXX``. A text without full stops is divided after 2,000 characters.
 
     Example:
         >>> split_sentences("1. Small left\neffusion. 2. No edema.")
@@ -38,13 +38,13 @@ def split_sentences(text: str) -> list[str]:
     text = _LIST_ITEM.sub("\n\n", _HEADER.sub("\n\n", text))
     text = _NEW_LINE.sub("\n\n", text)
     pieces = (" ".join(piece.split()) for piece in _STOP.split(text))
-    return [part for piece in pieces if not _BLANK.fullmatch(piece) for part in _cut(piece)]
+    return [part for piece in pieces if not _BLANK.fullmatch(piece) for part in _divide(piece)]
 
 
-def _cut(sentence: str) -> list[str]:
+def _divide(sentence: str) -> list[str]:
     parts = []
     while len(sentence) > _MAX_CHARACTERS:
-        place = sentence.rfind(" ", 1, _MAX_CHARACTERS) + 1 or _MAX_CHARACTERS
-        parts.append(sentence[:place].rstrip())
-        sentence = sentence[place:]
+        end = sentence.rfind(" ", 1, _MAX_CHARACTERS) + 1 or _MAX_CHARACTERS
+        parts.append(sentence[:end].rstrip())
+        sentence = sentence[end:]
     return [*parts, sentence]

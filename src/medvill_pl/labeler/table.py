@@ -39,6 +39,17 @@ def label_table(
     Raises:
         FileNotFoundError: if the folder of the output is missing.
         ValueError: if the output is no .csv, a column is there already, or the labeler does not explain.
+
+    Example:
+        >>> import tempfile
+        >>> from medvill_pl.labeler.chexpert import CheXpertLabeler
+        >>> rows = [{"study": "1", "report": "Mild edema."}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     output = Path(folder) / "labelled.csv"
+        ...     label_table(rows, [row["report"] for row in rows], CheXpertLabeler(), output)
+        ...     table = list(csv.DictReader(output.read_text().splitlines()))
+        >>> table[0]["study"], table[0]["Edema"], table[0]["Fracture"]
+        ('1', '1', '')
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     added = [*FINDINGS, *([EVIDENCE] if explain else [])]

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
+from medvill_pl.data.corpus.schema import NOT_MENTIONED, Labels, parse_labels
 from medvill_pl.data.mimic_cxr import SOURCE
 from medvill_pl.preparation.sections import mimic_text
 from medvill_pl.preparation.sources import BROKEN, MAX_TEXT, find, read_csv, read_zip_member
-from medvill_pl.preparation.summary import Figure, Summary, finish
+from medvill_pl.preparation.summary import Count, Summary, finish
 
 View = Literal["AP", "PA", "frontal"]
 _VIEWS: dict[str, tuple[str, ...]] = {"AP": ("AP",), "PA": ("PA",), "frontal": ("AP", "PA")}
@@ -26,7 +27,6 @@ _PAPER_PAIRS = {"train": 89_395, "val": 759, "test": 1_531}
 """AP pairs that the paper counts."""
 _NUMBER = re.compile(r"\d{1,12}")
 _DICOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
-_LABELS = {"": None, "1": 1, "0": 0, "-1": -1}
 
 
 class MIMICCXRFiles(NamedTuple):
@@ -38,6 +38,12 @@ class MIMICCXRFiles(NamedTuple):
         chexpert: table of the labels.
         images: the folder ``files``.
         reports: ``mimic-cxr-reports.zip``, or the folder that holds ``files/p10``.
+
+    Example:
+        >>> names = ("metadata.csv.gz", "split.csv.gz", "chexpert.csv.gz", "files", "reports.zip")
+        >>> files = MIMICCXRFiles(*map(Path, names))
+        >>> files.reports.name
+        'reports.zip'
     """
 
     metadata: Path
@@ -55,7 +61,12 @@ def find_mimic_cxr(source: Path) -> MIMICCXRFiles:
             unpacked, beside the images or in a folder of their own.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
+
+    Example:
+        >>> find_mimic_cxr(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: no such folder: nowhere
     """
     names = ("metadata", "split", "chexpert")
     tables = [
@@ -124,6 +135,7 @@ class _Image:
 
 def _choose_images(metadata: Path, view: View, one_image: bool) -> tuple[list[_Image], int]:
     """The images to use, by patient, study and identifier, and how many the table has."""
+    # One pass over the table, which lists 377,110 images: only the image chosen so far of each study is kept.
     chosen: dict[str, _Image] = {}
     num_images = 0
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
@@ -139,25 +151,25 @@ def _choose_images(metadata: Path, view: View, one_image: bool) -> tuple[list[_I
 
 
 def _read_splits(path: Path, images: list[_Image]) -> dict[str, Split]:
-    wanted = {image.dicom for image in images}
+    chosen = {image.dicom for image in images}
     splits = {}
     for row in read_csv(path, ("dicom_id", "split")):
-        if row["dicom_id"] in wanted:
+        if row["dicom_id"] in chosen:
             if row["split"] not in _SPLITS:
                 raise ValueError(f"{path}: the split of {row['dicom_id']} is {row['split']!r}")
             splits[row["dicom_id"]] = _SPLITS[row["split"]]
     return splits
 
 
-def _read_labels(path: Path, images: list[_Image]) -> dict[str, tuple[int | None, ...]]:
-    wanted = {image.study for image in images}
+def _read_labels(path: Path, images: list[_Image]) -> dict[str, Labels]:
+    chosen = {image.study for image in images}
     labels = {}
     for row in read_csv(path, ("study_id", *FINDINGS)):
-        if row["study_id"] in wanted:
-            cells = [row[finding].removesuffix(".0") for finding in FINDINGS]
-            if wrong := [cell for cell in cells if cell not in _LABELS]:
-                raise ValueError(f"{path}: study {row['study_id']} has the label {wrong[0]!r}")
-            labels[row["study_id"]] = tuple(_LABELS[cell] for cell in cells)
+        if row["study_id"] in chosen:
+            try:
+                labels[row["study_id"]] = parse_labels([row[finding] for finding in FINDINGS])
+            except ValueError as error:
+                raise ValueError(f"{path}, study {row['study_id']}: {error}") from error
     return labels
 
 
@@ -183,7 +195,7 @@ def _read_rows(files: MIMICCXRFiles, images: list[_Image]) -> Iterator[Row]:
             str(_image_file(files.images, path)) if path else "",
             text,
             image.view,
-            labels.get(image.study, (None,) * len(FINDINGS)),
+            labels.get(image.study, NOT_MENTIONED),
             rejection,
         )
 
@@ -204,8 +216,13 @@ def check_mimic_cxr(source: Path, view: View = "AP", one_image: bool = True) -> 
     """Check the layout without preparing anything.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
         ValueError: if a table cannot be read or has no image of the view.
+
+    Example:
+        >>> check_mimic_cxr(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: no such folder: nowhere
     """
     files = find_mimic_cxr(source)
     images, _ = _choose_images(files.metadata, view, one_image)
@@ -231,21 +248,42 @@ def prepare_mimic_cxr(
 ) -> Summary:
     """Prepare MIMIC-CXR: frontal images with the longer of Findings and Impression, official labels and split.
 
-    A run that was interrupted goes on where it stopped.
+    An interrupted run goes on where it stopped.
 
     Args:
         source: see :func:`find_mimic_cxr`.
         output: folder of the corpus to write.
         view: AP (the paper), PA, or frontal, which is both.
-        one_image: one image a study, the first by ``dicom_id``; False takes all of the view.
+        one_image: take one image per study, the first by ``dicom_id``; False takes all of the view.
         image_size: side of the square images in pixels.
         cut_margins: cut bright and dark margins off the images.
-        workers: how many images are worked on at once, by default one a core.
+        workers: how many images are worked on at once, by default one per core.
 
     Raises:
         FileNotFoundError: if a part of the dataset is missing.
         ValueError: if a table is broken or no row can be used.
         FileExistsError: if ``output`` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> dicom = "-".join(["0123abcd"] * 5)
+        >>> tables = {
+        ...     "metadata": {"dicom_id": dicom, "subject_id": "10", "study_id": "50", "ViewPosition": "AP"},
+        ...     "split": {"dicom_id": dicom, "split": "train"},
+        ...     "chexpert": {"study_id": "50"} | dict.fromkeys(FINDINGS, "") | {"Edema": "-1.0"},
+        ... }
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     study = Path(name) / "files" / "p10" / "p10" / "s50"
+        ...     study.mkdir(parents=True)
+        ...     Image.new("L", (32, 32), 128).save(study / f"{dicom}.jpg")
+        ...     _ = study.with_suffix(".txt").write_text("FINDINGS: Possible mild edema.")
+        ...     for table, row in tables.items():
+        ...         with open(f"{name}/mimic-cxr-2.0.0-{table}.csv", "w") as file:
+        ...             print(",".join(row), ",".join(row.values()), sep=chr(10), file=file)
+        ...     summary = prepare_mimic_cxr(Path(name), Path(name) / "corpus", image_size=32)
+        >>> summary.views, summary.labels["train"]["Edema"]["uncertain"]
+        ({'train': {'AP': 1}}, 1)
     """
     files = find_mimic_cxr(source)
     images, num_images = _choose_images(files.metadata, view, one_image)
@@ -254,13 +292,13 @@ def prepare_mimic_cxr(
     rows = list(_read_rows(files, images))
     info = CorpusInfo(SOURCE, True, image_size, list(FINDINGS), cut_margins=cut_margins)
     done = write_corpus(output, rows, info, workers)
-    figures = [
-        Figure("images in the metadata", num_images, _PUBLISHED_IMAGES),
-        Figure("images of the view", len(images)),
+    counts = [
+        Count("images in the metadata", num_images, _PUBLISHED_IMAGES),
+        Count("images of the view", len(images)),
     ]
     if view == "AP" and one_image:
-        figures += [
-            Figure(f"pairs of {split} (the paper has {count:,})", done.splits.get(split, 0))
+        counts += [
+            Count(f"pairs of {split} (the paper has {count:,})", done.splits.get(split, 0))
             for split, count in _PAPER_PAIRS.items()
         ]
-    return finish(output, figures)
+    return finish(output, counts)

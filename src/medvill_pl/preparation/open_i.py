@@ -2,8 +2,6 @@
 
 import csv
 import io
-import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +12,31 @@ from tqdm import tqdm
 
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
+from medvill_pl.data.corpus.schema import Labels
+from medvill_pl.data.open_i import SOURCE
 from medvill_pl.data.pairs import SPLIT_NAMES, assign_splits
 from medvill_pl.files import write_atomically
 from medvill_pl.labeler.base import Labeler
-from medvill_pl.preparation.labels import Labels, label_texts
-from medvill_pl.preparation.sections import OpenIReport, image_id, read_open_i_xml
+from medvill_pl.preparation.labels import label_texts
+from medvill_pl.preparation.open_i_views import (
+    FRONTAL_VIEWS,
+    IMAGE_SUFFIXES,
+    frontal_images,
+    id_of_file,
+    read_views,
+    view_of,
+)
+from medvill_pl.preparation.sections import OpenIReport, read_open_i_xml
 from medvill_pl.preparation.sources import MAX_TEXT, find, find_images, image_folder, read_csv, read_members
-from medvill_pl.preparation.summary import REPORTS, Figure, Summary, TextRow, finish, summarise_texts
+from medvill_pl.preparation.summary import REPORTS, Count, Summary, TextRow, finish, summarise_texts
 
-SOURCE = "open-i"
 LabelSource = Literal["report", "mesh"]
 _PUBLISHER = "https://openi.nlm.nih.gov/faq#collection"
 _IMAGES = ["NLMCXR_png.tgz", "NLMCXR_png*", "NLMCXR_dcm*"]
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 _PUBLISHED = {"reports": 3955, "reports with images": 3851, "images": 7470}
 _PAPER_PAIRS = 3547
 _PROPORTIONS = {"train": 2483, "val": 710, "test": 354}
-"""Pairs a split in the released code."""
-_NUMBER = re.compile(r"-(\d+)(?:-(\d+))?$")
-FRONTAL = "frontal"
-_FRONTAL = ("AP", "PA", FRONTAL)
+"""Pairs of each split in the released code."""
 
 
 class OpenIFiles(NamedTuple):
@@ -41,7 +44,7 @@ class OpenIFiles(NamedTuple):
 
     Attributes:
         reports: ``NLMCXR_reports.tgz`` or the unpacked folder of XML files.
-        images: the folder of images or their archive; None where only the reports are wanted.
+        images: the folder of images or their archive; None where only the reports are read.
         views: table of views, or None.
     """
 
@@ -60,7 +63,16 @@ def find_open_i(source: Path, *, view_table: Path | None = None, reports_only: b
         reports_only: look for no images.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("NLMCXR_reports.tgz", "NLMCXR_png.tgz"):
+        ...         _ = Path(folder, name).write_bytes(b"")
+        ...     files = find_open_i(Path(folder))
+        >>> files.reports.name, files.images.name, files.views
+        ('NLMCXR_reports.tgz', 'NLMCXR_png.tgz', None)
     """
     reports = find(source, ["NLMCXR_reports.tgz", "ecgen-radiology", "NLMCXR_reports*"], _PUBLISHER)
     if view_table is not None and not view_table.is_file():
@@ -74,87 +86,41 @@ def find_open_i(source: Path, *, view_table: Path | None = None, reports_only: b
     return OpenIFiles(reports, images, view_table)
 
 
-def id_of_file(name: str) -> str:
-    """The identifier of the image in a file of Open-I, Kaggle (``1_IM-0001-4001.dcm.png``) or the DICOM archive."""
-    base = PurePosixPath(name).name
-    while base.lower().endswith(_SUFFIXES):
-        base = base.rpartition(".")[0]
-    return image_id(base)
-
-
-def read_views(table: Path) -> dict[str, str]:
-    """Read a table of views: ``PA``, ``AP`` or ``frontal``, anything else, or nothing where it is silent.
-
-    Raises:
-        ValueError: if it has neither Kaggle's columns nor those of the DICOM tags.
-    """
-    with_projection = next(read_csv(table, ()), {}).keys() >= {"filename", "projection"}
-    name, view = ("filename", "projection") if with_projection else ("imageid", "View Position")
-    return {
-        id_of_file(row[name]): FRONTAL if row[view].lower() == FRONTAL else row[view]
-        for row in read_csv(table, (name, view))
-    }
-
-
-def is_frontal_by_name(image: str) -> bool:
-    """Whether an image is frontal by its name, for want of a table.
-
-    The name ends in the number of a series in thousands and that of the image in it. The first image of series 1
-    (``1001``), of an unnumbered series (``0001``) and all of series 4 (``4001``, ``4004``: bedside films) are frontal;
-    any other is not.
-
-    Example:
-        >>> is_frontal_by_name("CXR1900_IM-0584-1001"), is_frontal_by_name("CXR1900_IM-0584-2001")
-        (True, False)
-    """
-    found = _NUMBER.search(image)
-    number = int(found[2] or found[1]) if found else 0
-    return number in (1, 1001) or 4000 <= number < 5000
-
-
-def view_of(image: str, views: Mapping[str, str]) -> str:
-    """``AP``, ``PA``, ``frontal`` or, where it is another view, the empty string.
-
-    The table counts where it says something of the image, the name where it is silent.
-    """
-    told = views.get(image, "")
-    if told:
-        return told if told in _FRONTAL else ""
-    return FRONTAL if is_frontal_by_name(image) else ""
-
-
-def frontal_images(report: OpenIReport, views: Mapping[str, str]) -> list[str]:
-    """The frontal images of a report, those first that are frontal by their name too."""
-    frontal = [image for image in report.images if view_of(image, views)]
-    return sorted(frontal, key=lambda image: (not is_frontal_by_name(image), image))
-
-
 @dataclass(frozen=True)
-class _Broken:
+class _BrokenFile:
     name: str
     reason: str
 
 
-def read_open_i_reports(reports: Path) -> tuple[list[OpenIReport], list[_Broken]]:
+def read_open_i_reports(reports: Path) -> tuple[list[OpenIReport], list[_BrokenFile]]:
     """Read all XML files of the archive or folder, by number, and those that cannot be read, with the reason.
 
     Raises:
         ValueError: if the archive is broken or a path in it leaves its folder.
         FileNotFoundError: if there is no XML file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "1.xml").write_text('<eCitation><uId id="CXR1"/></eCitation>')
+        ...     reports, broken = read_open_i_reports(Path(folder))
+        >>> reports[0].uid, broken
+        ('CXR1', [])
     """
-    read: dict[str, OpenIReport] = {}
+    by_uid: dict[str, OpenIReport] = {}
     broken = []
     for name, content in tqdm(_xml_files(reports), desc="reports", unit="file", disable=None):
         try:
             report = read_open_i_xml(content)
-            if report.uid in read:
+            if report.uid in by_uid:
                 raise ValueError(f"the report {report.uid} occurs twice")
-            read[report.uid] = report
+            by_uid[report.uid] = report
         except ValueError as error:
-            broken.append(_Broken(name, str(error)))
-    if not read and not broken:
+            broken.append(_BrokenFile(name, str(error)))
+    if not by_uid and not broken:
         raise FileNotFoundError(f"{reports} holds no XML file: get it from {_PUBLISHER}")
-    return sorted(read.values(), key=lambda report: int(report.uid[3:])), sorted(broken, key=lambda one: one.name)
+    reports_by_number = sorted(by_uid.values(), key=lambda report: int(report.uid[3:]))
+    return reports_by_number, sorted(broken, key=lambda file: file.name)
 
 
 def _xml_files(reports: Path) -> Iterator[tuple[str, bytes]]:
@@ -187,7 +153,7 @@ class _Reports:
     """The reports with all that does not need the images."""
 
     reports: list[OpenIReport]
-    broken: list[_Broken]
+    broken: list[_BrokenFile]
     splits: dict[str, Split]
     labels: list[Labels]
     views: dict[str, str]
@@ -197,21 +163,20 @@ class _Reports:
             raise ValueError("the split file does not name the report")
         return report.text
 
-    def figures(self) -> list[Figure]:
+    def counts(self) -> list[Count]:
         with_images = [report for report in self.reports if report.images]
-        counts = {
+        published = {
             "reports": len(self.reports) + len(self.broken),
             "reports with images": len(with_images),
             "images": sum(len(report.images) for report in with_images),
         }
         usable = [report for report in with_images if frontal_images(report, self.views) and _has_text(report)]
-        silent = [
-            report for report in with_images if not any(self.views.get(image) in _FRONTAL for image in report.images)
-        ]
+        frontal = {image for image, view in self.views.items() if view in FRONTAL_VIEWS}
+        silent = [report for report in with_images if frontal.isdisjoint(report.images)]
         return [
-            *(Figure(name, count, _PUBLISHED[name]) for name, count in counts.items()),
-            Figure("reports without a frontal image by the view table alone", len(silent)),
-            Figure(f"reports with text and a frontal image (the paper counts {_PAPER_PAIRS:,} pairs)", len(usable)),
+            *(Count(name, count, _PUBLISHED[name]) for name, count in published.items()),
+            Count("reports without a frontal image by the view table alone", len(silent)),
+            Count(f"reports with text and a frontal image (the paper counts {_PAPER_PAIRS:,} pairs)", len(usable)),
         ]
 
 
@@ -232,32 +197,37 @@ def _read(
     return _Reports(reports, broken, splits, label_texts(texts, labeler), views)
 
 
-def _rows(read: _Reports, paths: Mapping[str, str], one_image: bool) -> Iterator[Row]:
-    for report, labels in zip(read.reports, read.labels, strict=True):
+def _rows(reports: _Reports, paths: Mapping[str, str], one_image: bool) -> Iterator[Row]:
+    for report, labels in zip(reports.reports, reports.labels, strict=True):
         text, rejection = "", ""
-        images = frontal_images(report, read.views)
+        images = frontal_images(report, reports.views)
         try:
             if not report.images:
                 raise ValueError("the report has no image")
             if not images:
                 raise ValueError("the report has no frontal image")
-            text = read.text_of(report)
+            text = reports.text_of(report)
         except ValueError as error:
             rejection = str(error)
-        split = read.splits.get(report.uid, "train")
+        split = reports.splits.get(report.uid, "train")
         for image in (images[:1] if one_image else images) or [report.uid]:
             path = paths.get(image, f"{image}.png")
-            yield Row(image, report.uid, split, path, text, view_of(image, read.views), labels, rejection)
-    for one in read.broken:
-        yield Row(one.name, one.name, "train", "", "", rejection=one.reason)
+            yield Row(image, report.uid, split, path, text, view_of(image, reports.views), labels, rejection)
+    for file in reports.broken:
+        yield Row(file.name, file.name, "train", "", "", rejection=file.reason)
 
 
 def check_open_i(source: Path, *, view_table: Path | None = None, reports_only: bool = False) -> OpenIFiles:
     """Check the layout without preparing anything.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
         ValueError: if the reports or the table of views cannot be read.
+
+    Example:
+        >>> check_open_i(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: no such folder: nowhere
     """
     files = find_open_i(source, view_table=view_table, reports_only=reports_only)
     if files.views:
@@ -283,14 +253,13 @@ def prepare_open_i(
 ) -> Summary:
     """Prepare Open-I: frontal images with the longer of Findings and Impression.
 
-    A report is a patient, so splits by report are patient-disjoint. A run that was interrupted goes on where it
-    stopped.
+    A report is a patient, so splits by report are patient-disjoint. An interrupted run goes on where it stopped.
 
     Args:
         source: see :func:`find_open_i`.
         output: folder of the corpus to write.
         view_table: see :func:`find_open_i`.
-        one_image: one image a report; False takes all frontal ones.
+        one_image: take one image per report; False takes all frontal ones.
         split_file: a ``.csv`` with ``uid`` and ``split``; by default 2,483 : 710 : 354 by the seed.
         seed: seed of the split.
         labels: what is labelled: the ``report`` (impression and findings, as the original labeler was given), or the
@@ -298,25 +267,39 @@ def prepare_open_i(
         labeler: what labels; by default the rule-based CheXpert labeler.
         image_size: side of the square images in pixels.
         cut_margins: cut bright and dark margins off the images.
-        workers: how many images are worked on at once, by default one a core.
+        workers: how many images are worked on at once, by default one per core.
 
     Raises:
         FileNotFoundError: if a part of the dataset is missing.
         ValueError: if a table or an archive is broken or no row can be used.
         FileExistsError: if ``output`` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> xml = (
+        ...     '<eCitation><uId id="CXR1"/><AbstractText Label="FINDINGS">Mild edema.</AbstractText>'
+        ...     '<parentImage id="CXR1_IM-0001-1001"/></eCitation>'
+        ... )
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     (folder / "ecgen-radiology").mkdir()
+        ...     _ = (folder / "ecgen-radiology" / "1.xml").write_text(xml)
+        ...     Image.new("L", (32, 32), 128).save(folder / "CXR1_IM-0001-1001.png")
+        ...     summary = prepare_open_i(folder, folder / "corpus", image_size=32)
+        >>> summary.views, summary.labels["train"]["Edema"]["positive"]
+        ({'train': {'frontal': 1}}, 1)
     """
     files = find_open_i(source, view_table=view_table)
     assert files.images is not None
-    read = _read(files, split_file, labels, seed, labeler)
-    wanted = {image for report in read.reports for image in frontal_images(report, read.views)}
-    folder = image_folder(files.images, output, lambda name: id_of_file(name) in wanted)
-    paths = {id_of_file(path.name): str(path) for path in folder.rglob("*_IM-*") if path.suffix.lower() in _SUFFIXES}
-    rows = list(_rows(read, paths, one_image))
-    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, list(FINDINGS), cut_margins=cut_margins), workers)
-    summary = finish(output, read.figures())
-    if folder != files.images:
-        shutil.rmtree(folder)
-    return summary
+    reports = _read(files, split_file, labels, seed, labeler)
+    frontal = {image for report in reports.reports for image in frontal_images(report, reports.views)}
+    info = CorpusInfo(SOURCE, False, image_size, list(FINDINGS), cut_margins=cut_margins)
+    with image_folder(files.images, output, lambda name: id_of_file(name) in frontal) as folder:
+        images = (path for path in folder.rglob("*_IM-*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        rows = list(_rows(reports, {id_of_file(path.name): str(path) for path in images}, one_image))
+        write_corpus(output, rows, info, workers)
+        return finish(output, reports.counts())
 
 
 def read_open_i_statistics(
@@ -342,21 +325,31 @@ def read_open_i_statistics(
         FileNotFoundError: if the reports are missing.
         ValueError: if their archive is broken.
         FileExistsError: if the output folder holds a corpus.
+
+    Example:
+        >>> import tempfile
+        >>> xml = '<eCitation><uId id="CXR1"/><AbstractText Label="FINDINGS">Mild edema.</AbstractText></eCitation>'
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     (folder / "ecgen-radiology").mkdir()
+        ...     _ = (folder / "ecgen-radiology" / "1.xml").write_text(xml)
+        ...     read_open_i_statistics(folder, folder / "texts").rows
+        {'train': 1}
     """
     if (output / "corpus.json").exists():
         raise FileExistsError(f"{output} holds a corpus: choose another folder for the reports alone")
-    read = _read(find_open_i(source, reports_only=True), split_file, labels, seed, labeler)
-    rows, rejected = [], Counter(one.reason.split(":")[0] for one in read.broken)
-    for report, states in zip(read.reports, read.labels, strict=True):
+    reports = _read(find_open_i(source, reports_only=True), split_file, labels, seed, labeler)
+    rows, rejected = [], Counter(file.reason.split(":")[0] for file in reports.broken)
+    for report, states in zip(reports.reports, reports.labels, strict=True):
         try:
-            text = read.text_of(report)
+            text = reports.text_of(report)
         except ValueError as error:
             rejected[str(error)] += 1
             continue
-        rows.append(TextRow(read.splits[report.uid], report.uid, text, states))
+        rows.append(TextRow(reports.splits[report.uid], report.uid, text, states))
     if not rows:
         raise ValueError(f"no report of {source} can be used ({next(iter(rejected))})")
-    summary = summarise_texts(SOURCE, False, rows, dict(rejected.most_common()), read.figures()[:3])
+    summary = summarise_texts(SOURCE, False, rows, dict(rejected.most_common()), reports.counts()[:3])
     output.mkdir(parents=True, exist_ok=True)
     _write_texts(output / REPORTS, rows)
     summary.write(output)

@@ -23,6 +23,15 @@ def read_pairs(table: Path, image_size: int = 512, **columns: Any) -> tuple[list
     Raises:
         FileNotFoundError: if there is no such table.
         ValueError: if it lacks a column or has a wrong split.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = Path(folder) / "pairs.jsonl"
+        ...     _ = table.write_text('{"image": "1.png", "report": "Mild edema.", "patient": "Ann", "Edema": 1}')
+        ...     rows, info = read_pairs(table, patient_column="patient")
+        >>> rows[0].report, rows[0].patient_id, info.labelled
+        ('Mild edema.', 'Ann', ['Edema'])
     """
     if not table.is_file():
         raise FileNotFoundError(f"no such table: {table}")
@@ -49,18 +58,31 @@ def prepare_pairs(
         labeler: what labels; by default the rule-based CheXpert labeler.
         image_size: side of the square images in pixels.
         cut_margins: cut bright and dark margins off the images.
-        workers: how many images are worked on at once, by default one a core.
+        workers: how many images are worked on at once, by default one per core.
         columns: see :func:`read_pairs`.
 
     Raises:
         FileNotFoundError: if there is no such table.
         ValueError: if it lacks a column, has a wrong split, or no row can be used.
         FileExistsError: if ``output`` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     Image.new("L", (32, 32), 128).save(folder / "1.png")
+        ...     _ = (folder / "pairs.jsonl").write_text('{"image": "1.png", "report": "Edema.", "patient": "Ann"}')
+        ...     summary = prepare_pairs(
+        ...         folder / "pairs.jsonl", folder / "corpus", image_size=32, patient_column="patient"
+        ...     )
+        >>> summary.rows, summary.labels["train"]["Edema"]["positive"]
+        ({'train': 1}, 1)
     """
     rows, info = read_pairs(table, image_size, cut_margins=cut_margins, **columns)
     if label and not info.labelled:
         labels = label_texts([row.report for row in rows], labeler)
-        rows = [replace(row, labels=of_row) for row, of_row in zip(rows, labels, strict=True)]
+        rows = [replace(row, labels=states) for row, states in zip(rows, labels, strict=True)]
         info = replace(info, labelled=list(FINDINGS))
     write_corpus(output, rows, info, workers)
     return finish(output)

@@ -31,6 +31,10 @@ def longer(findings: str, impression: str) -> str:
 
     Raises:
         ValueError: if both are empty.
+
+    Example:
+        >>> longer("The lungs are clear.", "Normal.")
+        'The lungs are clear.'
     """
     text = max(clean(findings), clean(impression), key=lambda section: len(section.split()))
     if not text:
@@ -43,8 +47,13 @@ def split_sections(text: str) -> dict[str, str]:
 
     A heading is the start of a line in capital letters, without digits, up to a colon. Of a report with a wet reading
     or an addendum in front, the part after the last line ``FINAL REPORT`` counts. Headings with FINDING open the
-    findings, those with IMPRESSION or CONCLUSION the impression, those that only name the film ("PA AND LATERAL VIEWS
+    findings, those with IMPRESSION or CONCLUSION the impression, those that only name the view ("PA AND LATERAL VIEWS
     OF THE CHEST:") the findings; any other heading closes a section. Parts of one name are joined.
+
+    Example:
+        >>> lines = ["FINAL REPORT", "INDICATION: Fever.", "FINDINGS:", "The lungs are clear.", "IMPRESSION: Normal."]
+        >>> split_sections(chr(10).join(lines))
+        {'findings': 'The lungs are clear.', 'impression': 'Normal.'}
     """
     lines = text.splitlines()
     starts = [number for number, line in enumerate(lines) if line.strip() == "FINAL REPORT"]
@@ -79,6 +88,10 @@ def mimic_text(report: str) -> str:
 
     Raises:
         ValueError: if it has neither.
+
+    Example:
+        >>> mimic_text("FINDINGS: ___ line is unchanged. IMPRESSION is missing here.")
+        'line is unchanged. IMPRESSION is missing here.'
     """
     sections = split_sections(report)
     return longer(sections.get("findings", ""), sections.get("impression", ""))
@@ -94,6 +107,11 @@ class OpenIReport:
         impression: the section, as it stands there.
         mesh: its annotations, such as ``Cardiomegaly/mild``.
         images: identifiers of its images, such as ``CXR1900_IM-0584-1001``.
+
+    Example:
+        >>> report = OpenIReport("CXR1", "The lungs are clear.", "Normal.", ("Opacity/lung/base/left",), ())
+        >>> report.text, report.mesh_input
+        ('The lungs are clear.', 'Opacity lung base left.')
     """
 
     uid: str
@@ -109,7 +127,7 @@ class OpenIReport:
 
     @property
     def labeler_input(self) -> str:
-        """What the CheXpert labeler is given: impression, a new line, findings, marks and all."""
+        """What the CheXpert labeler is given: impression, a line break and findings, with de-identification marks."""
         return f"{self.impression}\n{self.findings}".strip()
 
     @property
@@ -139,7 +157,14 @@ def read_open_i_xml(content: bytes) -> OpenIReport:
     """Read one XML file of Open-I.
 
     Raises:
-        ValueError: if it is no such file, has a document type (entities, bombs), or an identifier that is none.
+        ValueError: if it is no such file, has a document type (entities, bombs), or a malformed identifier.
+
+    Example:
+        >>> report = read_open_i_xml(
+        ...     b'<eCitation><uId id="CXR1"/><AbstractText Label="IMPRESSION">Normal chest.</AbstractText></eCitation>'
+        ... )
+        >>> report.uid, report.text
+        ('CXR1', 'Normal chest.')
     """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import fromstring

@@ -12,24 +12,27 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from tqdm import tqdm
 
-from medvill_pl.batch import FINDINGS
+from medvill_pl.batch import FINDINGS, SPLITS
 from medvill_pl.data.corpus import CorpusInfo
 from medvill_pl.files import write_atomically
 
-SPLITS = ("train", "val", "test")
 STATES = {1: "positive", 0: "negative", -1: "uncertain", None: "not mentioned"}
 FILE = "summary.json"
 REPORTS = "reports.csv"
 """Reports that were labelled without images."""
 
 
-class Figure(NamedTuple):
+class Count(NamedTuple):
     """A count beside the published one.
 
     Attributes:
         name: what is counted.
         ours: our count.
         published: the published one, or None.
+
+    Example:
+        >>> Count("images", ours=7_469, published=7_470).differs
+        True
     """
 
     name: str
@@ -57,7 +60,16 @@ class Summary:
         rejected: rows set aside, by reason.
         shared: by split other than training: ``patients`` in training too, and rows whose ``images`` (equal pixels)
             or ``texts`` are in training too.
-        figures: counts beside the published ones.
+        counts: counts beside the published ones.
+
+    Example:
+        >>> rows = [
+        ...     TextRow("train", "CXR1", "The lungs are clear.", (1,) + (None,) * 13),
+        ...     TextRow("test", "CXR2", "The lungs are clear.", (1,) + (None,) * 13),
+        ... ]
+        >>> summary = summarise_texts("open-i", False, rows, rejected={}, counts=[Count("reports", 2, 3_955)])
+        >>> summary.rows, summary.shared["test"], summary.labels["test"]["No Finding"]["positive"]
+        ({'train': 1, 'test': 1}, {'patients': 0, 'images': 0, 'texts': 1}, 1)
     """
 
     source: str
@@ -68,7 +80,7 @@ class Summary:
     words: dict[str, dict[str, float]]
     rejected: dict[str, int] = field(default_factory=dict)
     shared: dict[str, dict[str, int]] = field(default_factory=dict)
-    figures: tuple[Figure, ...] = ()
+    counts: tuple[Count, ...] = ()
 
     @property
     def rows(self) -> dict[str, int]:
@@ -77,9 +89,14 @@ class Summary:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the ``summary.json`` of a folder."""
+        """Read the ``summary.json`` of a folder.
+
+        Raises:
+            FileNotFoundError: if it has none.
+        """
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(**values | {"figures": tuple(Figure(*figure) for figure in values["figures"])})
+        counts = values.pop("figures") if "figures" in values else values["counts"]  # their name until version 0.2
+        return cls(**values | {"counts": tuple(Count(*count) for count in counts)})
 
     def write(self, folder: Path) -> None:
         """Write ``summary.json`` into a folder."""
@@ -94,14 +111,14 @@ class Summary:
         if any(self.labels.values()):
             lines += ["", "positive / negative / uncertain, of all rows", *self._label_lines()]
         lines += ["", *self._leak_lines()]
-        if self.figures:
-            lines += ["", *_table(["count", "here", "published", ""], [_figure_row(figure) for figure in self.figures])]
+        if self.counts:
+            lines += ["", *_table(["count", "here", "published", ""], [_count_row(count) for count in self.counts])]
         lines += ["", f"set aside: {sum(self.rejected.values()):,}"]
         return lines + [f"  {count:,} {reason}" for reason, count in self.rejected.items()]
 
     def _split_rows(self) -> list[list[str]]:
         return [
-            [split, f"{sum(views.values()):,}", f"{self.patients[split]:,}", _counts(views)]
+            [split, f"{sum(views.values()):,}", f"{self.patients[split]:,}", view_counts(views)]
             for split, views in self.views.items()
         ]
 
@@ -130,7 +147,13 @@ class Summary:
         return lines
 
 
-def _counts(views: dict[str, int]) -> str:
+def view_counts(views: dict[str, int]) -> str:
+    """Name the views of a split with their rows.
+
+    Example:
+        >>> view_counts({"AP": 1200, "": 3})
+        'AP 1,200, not known 3'
+    """
     return ", ".join(f"{view or 'not known'} {count:,}" for view, count in views.items())
 
 
@@ -140,9 +163,9 @@ def _states(states: dict[str, int] | None, rows: int) -> str:
     return " / ".join(f"{100 * states[name] / max(rows, 1):.1f} %" for name in ("positive", "negative", "uncertain"))
 
 
-def _figure_row(figure: Figure) -> list[str]:
-    published = "" if figure.published is None else f"{figure.published:,}"
-    return [figure.name, f"{figure.ours:,}", published, "DIFFERS" if figure.differs else ""]
+def _count_row(count: Count) -> list[str]:
+    published = "" if count.published is None else f"{count.published:,}"
+    return [count.name, f"{count.ours:,}", published, "DIFFERS" if count.differs else ""]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -153,8 +176,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-class _Seen:
-    """What one split holds, by fingerprints, so that the memory a row is small."""
+class _SplitCounter:
+    """What one split holds: texts and images as fingerprints of 12 bytes, so that millions of rows fit in memory."""
 
     def __init__(self) -> None:
         self.patients: set[str] = set()
@@ -174,7 +197,7 @@ class _Seen:
         if image is not None:
             self.images[_digest(image)] += 1
 
-    def shared_with(self, train: "_Seen") -> dict[str, int]:
+    def shared_with(self, train: "_SplitCounter") -> dict[str, int]:
         return {
             "patients": len(self.patients & train.patients),
             "images": sum(count for image, count in self.images.items() if image in train.images),
@@ -202,7 +225,21 @@ _COLUMNS = ("patient_id", "view", "report", "question", "answer", "labels", "ima
 
 
 def read_rows(folder: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Read some columns of a split of a corpus, row by row."""
+    """Read some columns of a split of a corpus, row by row, without reading the others from disk.
+
+    Args:
+        folder: the corpus.
+        split: ``train``, ``val`` or ``test``.
+        columns: columns of its shards, see :mod:`medvill_pl.data.corpus.schema`.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa, pyarrow.parquet as pq
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pq.write_table(pa.table({"id": ["1"], "view": ["AP"]}), f"{folder}/train-00000.parquet")
+        ...     list(read_rows(Path(folder), "train", ["view"]))
+        [{'view': 'AP'}]
+    """
     import pyarrow.parquet as pq
 
     for path in sorted(folder.glob(f"{split}-*.parquet")):
@@ -211,33 +248,60 @@ def read_rows(folder: Path, split: str, columns: Sequence[str]) -> Iterator[dict
 
 
 def text_of(row: Mapping[str, Any]) -> str:
-    """What a row asks and answers, or where it asks nothing its report."""
+    """The text of a row: its question and answer, or its report where it has no question.
+
+    Example:
+        >>> text_of({"question": "Is there a fracture?", "answer": "no", "report": ""})
+        'Is there a fracture? no'
+    """
     return f"{row['question']} {row['answer']}" if row["question"] else str(row["report"])
 
 
-def read_summary(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
-    """Read a corpus through and count what is in it.
+def read_summary(folder: Path, counts: Sequence[Count] = ()) -> Summary:
+    """Read a whole corpus and count what is in it.
 
     Args:
         folder: the corpus.
-        figures: counts to show beside the published ones.
+        counts: what was counted before, beside the published counts.
 
     Raises:
-        FileNotFoundError: if the folder is no whole corpus.
+        FileNotFoundError: if the folder is no corpus, or an unfinished one.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import Row, write_corpus
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     Image.new("L", (32, 32), 128).save(f"{name}/1.png")
+        ...     rows = [Row("1", "1", "train", f"{name}/1.png", "The lungs are clear.", view="AP")]
+        ...     _ = write_corpus(Path(name) / "corpus", rows, CorpusInfo("one row", False, 32, []))
+        ...     read_summary(Path(name) / "corpus").words["train"]["mean"]
+        4.0
     """
     info = CorpusInfo.read(folder)
-    seen: dict[str, _Seen] = {}
+    splits: dict[str, _SplitCounter] = {}
     with tqdm(total=sum(info.splits.values()), desc="summary", unit="row", disable=None) as bar:
         for split in SPLITS:
             for row in read_rows(folder, split, _COLUMNS):
-                one = seen.setdefault(split, _Seen())
-                one.add(row["patient_id"], row["view"], text_of(row), row["labels"], row["image"])
+                counter = splits.setdefault(split, _SplitCounter())
+                counter.add(row["patient_id"], row["view"], text_of(row), row["labels"], row["image"])
                 bar.update()
-    return _summarise(info.source, info.credentialed, info.labelled, seen, _read_rejected(folder), figures)
+    return _summarise(info.source, info.credentialed, info.labelled, splits, _read_rejected(folder), counts)
 
 
 class TextRow(NamedTuple):
-    """A report without its image, for the statistics of texts and labels."""
+    """A report without its image, for the statistics of texts and labels.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test``.
+        patient_id: identifier of the patient.
+        text: the report.
+        labels: 14 values 1, 0, -1 or None (not mentioned).
+
+    Example:
+        >>> TextRow("train", "CXR1", "The lungs are clear.", (1,) + (None,) * 13).split
+        'train'
+    """
 
     split: str
     patient_id: str
@@ -246,37 +310,52 @@ class TextRow(NamedTuple):
 
 
 def summarise_texts(
-    source: str, credentialed: bool, rows: Sequence[TextRow], rejected: dict[str, int], figures: Sequence[Figure]
+    source: str, credentialed: bool, rows: Sequence[TextRow], rejected: dict[str, int], counts: Sequence[Count]
 ) -> Summary:
-    """Count texts and labels of reports without images."""
-    seen: dict[str, _Seen] = {}
+    """Count texts and labels of reports without images.
+
+    Args:
+        source: name of the dataset.
+        credentialed: whether the texts may not be shared.
+        rows: the reports.
+        rejected: reports set aside, by reason.
+        counts: what was counted before, beside the published counts.
+
+    Example:
+        >>> row = TextRow("train", "CXR1", "The lungs are clear.", (1,) + (None,) * 13)
+        >>> summarise_texts("open-i", False, [row], rejected={}, counts=[]).words["train"]["longest"]
+        4.0
+    """
+    splits: dict[str, _SplitCounter] = {}
     for split in SPLITS:
         for row in rows:
             if row.split == split:
-                seen.setdefault(split, _Seen()).add(row.patient_id, "", row.text, row.labels)
-    return _summarise(source, credentialed, FINDINGS, seen, rejected, figures)
+                splits.setdefault(split, _SplitCounter()).add(row.patient_id, "", row.text, row.labels)
+    return _summarise(source, credentialed, FINDINGS, splits, rejected, counts)
 
 
 def _summarise(
     source: str,
     credentialed: bool,
     labelled: Sequence[str],
-    seen: dict[str, _Seen],
+    splits: dict[str, _SplitCounter],
     rejected: dict[str, int],
-    figures: Sequence[Figure],
+    counts: Sequence[Count],
 ) -> Summary:
     return Summary(
         source,
         credentialed,
-        views={split: dict(sorted(one.views.items())) for split, one in seen.items()},
-        patients={split: len(one.patients) for split, one in seen.items()},
-        labels={split: one.label_counts(labelled) for split, one in seen.items()},
-        words={split: one.word_counts() for split, one in seen.items()},
+        views={split: dict(sorted(counter.views.items())) for split, counter in splits.items()},
+        patients={split: len(counter.patients) for split, counter in splits.items()},
+        labels={split: counter.label_counts(labelled) for split, counter in splits.items()},
+        words={split: counter.word_counts() for split, counter in splits.items()},
         rejected=rejected,
         shared={
-            split: one.shared_with(seen["train"]) for split, one in seen.items() if "train" in seen and split != "train"
+            split: counter.shared_with(splits["train"])
+            for split, counter in splits.items()
+            if "train" in splits and split != "train"
         },
-        figures=tuple(figures),
+        counts=tuple(counts),
     )
 
 
@@ -287,8 +366,25 @@ def _read_rejected(folder: Path) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def finish(folder: Path, figures: Sequence[Figure] = ()) -> Summary:
-    """Summarise a corpus that was just written, and put the summary beside it."""
-    summary = read_summary(folder, figures)
+def finish(folder: Path, counts: Sequence[Count] = ()) -> Summary:
+    """Summarise a corpus that was just written, and write its ``summary.json``.
+
+    Args:
+        folder: the corpus.
+        counts: what was counted before, beside the published counts.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import Row, write_corpus
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     Image.new("L", (32, 32), 128).save(folder / "1.png")
+        ...     rows = [Row("1", "1", "train", str(folder / "1.png"), "The lungs are clear.", view="AP")]
+        ...     _ = write_corpus(folder / "corpus", rows, CorpusInfo("one row", False, 32, []))
+        ...     finish(folder / "corpus") == Summary.read(folder / "corpus")
+        True
+    """
+    summary = read_summary(folder, counts)
     summary.write(folder)
     return summary

@@ -1,8 +1,7 @@
-"""VQA-RAD, prepared: both splits, answers normalised, twins found."""
+"""VQA-RAD, prepared: both splits, normalised answers, and a count of what training shares with the test."""
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 from medvill_pl.batch import Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
 from medvill_pl.data.pairs import assign_splits
+from medvill_pl.data.vqa_rad import SOURCE
 from medvill_pl.preparation.sources import find, find_images, image_folder, inside
-from medvill_pl.preparation.summary import Figure, Summary, finish
+from medvill_pl.preparation.summary import Count, Summary, finish
 
-SOURCE = "vqa-rad"
 SplitRule = Literal["official", "strict"]
 _PUBLISHER = "https://osf.io/89kps/ (VQA_RAD Dataset Public.json and VQA_RAD Image Folder)"
 _ORGANS = {"CHEST": "chest", "ABD": "abdomen", "HEAD": "head"}
@@ -54,7 +53,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def normalise_answer(answer: object) -> str:
-    """Write answers that mean the same alike, as earlier work does.
+    """Write answers that mean the same in the same way, as earlier work does.
 
     Lower case; the punctuation rule of VQA (a mark beside a space anywhere in the answer vanishes, another becomes a
     space, a full stop stays in numbers only); articles dropped; "x ray" is "xray".
@@ -87,7 +86,16 @@ def find_vqa_rad(source: Path) -> VQARADFiles:
         source: folder with the JSON and with the images as a folder or an archive.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "VQA_RAD Dataset Public.json").write_text("[]")
+        ...     Path(folder, "VQA_RAD Image Folder").mkdir()
+        ...     files = find_vqa_rad(Path(folder))
+        >>> files.records.name, files.images.name
+        ('VQA_RAD Dataset Public.json', 'VQA_RAD Image Folder')
     """
     records = find(source, ["VQA_RAD Dataset Public.json", "vqa_rad.json", "*VQA*RAD*.json"], _PUBLISHER)
     return VQARADFiles(records, find_images(source, "synpic*.jpg", ["VQA_RAD Image Folder*"], _PUBLISHER))
@@ -102,6 +110,11 @@ class Question:
         kind: ``test``, ``train``, or ``framed``: a rewording that the record carries as ``question_frame``.
         of_test: whether the record is one of the test split.
         link: records with one link ask the same in other words.
+
+    Example:
+        >>> row = Row("1", "1", "train", "synpic1.jpg", "", question="is there a fracture?", answer="no")
+        >>> Question(row, "framed", of_test=True, link="2").row.question
+        'is there a fracture?'
     """
 
     row: Row
@@ -117,6 +130,17 @@ def read_vqa_rad(records: Path) -> list[Question]:
 
     Raises:
         ValueError: if the file is no list of records.
+
+    Example:
+        >>> import tempfile
+        >>> record = {"qid": 1, "phrase_type": "freeform", "image_name": "synpic1.jpg", "image_organ": "CHEST"}
+        >>> record |= {"question": "Is there a fracture?", "answer": "No", "answer_type": "CLOSED "}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "VQA_RAD Dataset Public.json"
+        ...     _ = path.write_text(json.dumps([record]))
+        ...     question = read_vqa_rad(path)[0]
+        >>> question.kind, question.row.answer, question.row.answer_type, question.row.organ
+        ('train', 'no', 'closed', 'chest')
     """
     try:
         content = json.loads(records.read_text(encoding="utf-8-sig"))
@@ -124,14 +148,14 @@ def read_vqa_rad(records: Path) -> list[Question]:
         raise ValueError(f"{records} cannot be read as JSON: {error}") from error
     if not isinstance(content, list) or not content:
         raise ValueError(f"{records} must be a list of records")
-    seen: set[str] = set()
+    earlier: set[str] = set()
     questions = []
     for number, record in enumerate(content):
-        for one in _questions_of(record, number):
-            is_twice = one.row.id in seen
-            seen.add(one.row.id)
-            reason = f"the identifier {one.row.id} occurs twice" if is_twice else one.row.rejection
-            questions.append(replace(one, row=replace(one.row, rejection=reason)))
+        for question in _questions_of(record, number):
+            row = question.row
+            reason = f"the identifier {row.id} occurs twice" if row.id in earlier else row.rejection
+            earlier.add(row.id)
+            questions.append(replace(question, row=replace(row, rejection=reason)))
     return questions
 
 
@@ -187,24 +211,43 @@ def choose_questions(questions: Sequence[Question], rule: SplitRule) -> list[Que
     Args:
         questions: all of them.
         rule: ``official``, or ``strict``, which leaves the framed rewordings of test questions out.
+
+    Example:
+        >>> row = Row("1", "1", "train", "synpic1.jpg", "", question="is there a fracture?", answer="no")
+        >>> reworded = Question(row, "framed", of_test=True, link="2")
+        >>> len(choose_questions([reworded], "official")), len(choose_questions([reworded], "strict"))
+        (1, 0)
     """
-    return [one for one in questions if rule == "official" or not (one.kind == "framed" and one.of_test)]
+    if rule == "official":
+        return list(questions)
+    return [question for question in questions if not (question.kind == "framed" and question.of_test)]
 
 
-def count_figures(questions: Sequence[Question], rule: SplitRule) -> list[Figure]:
-    """Count what is published of the dataset and of a split, and what training shares with the test questions."""
-    usable = [one for one in questions if not one.row.rejection]
-    training = [one.row for one in choose_questions(usable, rule) if one.row.split == "train"]
-    test = [one for one in usable if one.kind == "test"]
-    rows = [one.row for one in test]
-    kinds = Counter((one.kind, one.of_test) for one in usable)
+def count_questions(questions: Sequence[Question], rule: SplitRule) -> list[Count]:
+    """Count what is published of the dataset and of a split, and what training shares with the test questions.
+
+    Args:
+        questions: all of them, of either rule.
+        rule: the split rule that training follows.
+
+    Example:
+        >>> row = Row("1", "1", "test", "synpic1.jpg", "", question="is there a fracture?", answer="no")
+        >>> counts = count_questions([Question(row, "test", of_test=True, link="")], "official")
+        >>> [count for count in counts if count.name == "test questions"]
+        [Count(name='test questions', ours=1, published=451)]
+    """
+    usable = [question for question in questions if not question.row.rejection]
+    training = [question.row for question in choose_questions(usable, rule) if question.row.split == "train"]
+    test = [question for question in usable if question.kind == "test"]
+    rows = [question.row for question in test]
+    kinds = Counter((question.kind, question.of_test) for question in usable)
     answers = {row.answer for row in training}
-    images = {one.row.image for one in usable if one.kind == "train"}
-    links = {one.link for one in usable if one.kind == "train"}
+    images = {question.row.image for question in usable if question.kind == "train"}
+    links = {question.link for question in usable if question.kind == "train"}
     asked = {(row.image, row.question.lower()) for row in training}
     counts = {
         "records": len(usable) - kinds["framed", False] - kinds["framed", True],
-        "images": len({one.row.image for one in usable}),
+        "images": len({question.row.image for question in usable}),
         "training records": kinds["train", False],
         "framed rewordings of training questions": kinds["framed", False],
         "framed rewordings of test questions": kinds["framed", True],
@@ -219,30 +262,37 @@ def count_figures(questions: Sequence[Question], rule: SplitRule) -> list[Figure
     published = _PUBLISHED | _PUBLISHED_SPLIT[rule]
     twins = {
         "test questions reworded in training": kinds["framed", True] if rule == "official" else 0,
-        "test questions linked to one of training": sum(bool(one.link) and one.link in links for one in test),
+        "test questions linked to one of training": sum(
+            bool(question.link) and question.link in links for question in test
+        ),
         "test questions asked word for word in training": sum(
             (row.image, row.question.lower()) in asked for row in rows
         ),
     }
     return [
-        *(Figure(name, count, published[name]) for name, count in counts.items()),
-        *(Figure(name, count) for name, count in twins.items()),
+        *(Count(name, count, published[name]) for name, count in counts.items()),
+        *(Count(name, count) for name, count in twins.items()),
     ]
 
 
-def _carve_validation(rows: Sequence[Row], fraction: float, seed: int) -> list[Row]:
+def _move_to_validation(rows: Sequence[Row], fraction: float, seed: int) -> list[Row]:
     """Move the questions about some training images to validation."""
     training = [row.image for row in rows if row.split == "train"]
-    of_image = assign_splits(training, (fraction, 0), seed) if fraction else {}
-    return [replace(row, split=of_image.get(row.image, "train")) if row.split == "train" else row for row in rows]
+    split_of_image = assign_splits(training, (fraction, 0), seed) if fraction else {}
+    return [replace(row, split=split_of_image.get(row.image, "train")) if row.split == "train" else row for row in rows]
 
 
 def check_vqa_rad(source: Path) -> VQARADFiles:
     """Check the layout without preparing anything.
 
     Raises:
-        FileNotFoundError: for the first part that is missing, with the place that has it.
+        FileNotFoundError: for the first part that is missing, and who publishes it.
         ValueError: if the JSON cannot be read.
+
+    Example:
+        >>> check_vqa_rad(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: no such folder: nowhere
     """
     files = find_vqa_rad(source)
     read_vqa_rad(files.records)
@@ -272,24 +322,36 @@ def prepare_vqa_rad(
         seed: seed of the images for validation.
         image_size: side of the square images in pixels.
         cut_margins: cut bright and dark margins off the images.
-        workers: how many images are worked on at once, by default one a core.
+        workers: how many images are worked on at once, by default one per core.
 
     Raises:
         FileNotFoundError: if a part of the dataset is missing.
         ValueError: if the JSON is broken or no row can be used.
         FileExistsError: if ``output`` holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> record = {"qid": 1, "phrase_type": "freeform", "image_name": "synpic1.jpg", "image_organ": "CHEST"}
+        >>> record |= {"question": "Is there a fracture?", "answer": "No", "answer_type": "CLOSED"}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     (folder / "VQA_RAD Image Folder").mkdir()
+        ...     Image.new("L", (32, 32), 128).save(folder / "VQA_RAD Image Folder" / "synpic1.jpg")
+        ...     _ = (folder / "VQA_RAD Dataset Public.json").write_text(json.dumps([record]))
+        ...     prepare_vqa_rad(folder, folder / "corpus", image_size=32).rows
+        {'train': 1}
     """
     files = find_vqa_rad(source)
     questions = read_vqa_rad(files.records)
-    rows = _carve_validation([one.row for one in choose_questions(questions, split)], val_fraction, seed)
-    images = image_folder(files.images, output, {row.image for row in rows}.__contains__)
-    rows = [replace(row, image=str(images / row.image)) if row.image else row for row in rows]
-    write_corpus(output, rows, CorpusInfo(SOURCE, False, image_size, [], cut_margins=cut_margins), workers)
-    figures = [
-        *count_figures(questions, split),
-        Figure("training questions moved to validation", sum(row.split == "val" for row in rows)),
+    chosen = [question.row for question in choose_questions(questions, split)]
+    rows = _move_to_validation(chosen, val_fraction, seed)
+    counts = [
+        *count_questions(questions, split),
+        Count("training questions moved to validation", sum(row.split == "val" for row in rows)),
     ]
-    summary = finish(output, figures)
-    if images != files.images:
-        shutil.rmtree(images)
-    return summary
+    info = CorpusInfo(SOURCE, False, image_size, [], cut_margins=cut_margins)
+    with image_folder(files.images, output, {row.image for row in rows}.__contains__) as images:
+        rows = [replace(row, image=str(images / row.image)) if row.image else row for row in rows]
+        write_corpus(output, rows, info, workers)
+        return finish(output, counts)

@@ -1,6 +1,7 @@
 """The form of a corpus: its rows, its ``corpus.json`` and the columns of its Parquet shards."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -127,26 +128,27 @@ class CorpusInfo:
         return cls(**{"cut_margins": False} | values)
 
 
-def parse_label(cell: str) -> int | None:
-    """Read one cell of a table of labels, as the CheXpert labeler writes them.
+def parse_labels(cells: Sequence[str]) -> Labels:
+    """Read the labels of one row of a table, as the CheXpert labeler writes them.
 
     Args:
-        cell: ``1``, ``0`` or ``-1``, also as ``1.0``, or an empty string.
-
-    Returns:
-        1 positive, 0 negative, -1 uncertain, None not mentioned.
+        cells: for each of ``FINDINGS`` ``1`` positive, ``0`` negative, ``-1`` uncertain or an empty string (not
+            mentioned); ``1.0`` is ``1``.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: for the first cell that is anything else.
 
     Example:
-        >>> parse_label("-1.0"), parse_label("")
-        (-1, None)
+        >>> parse_labels(["", "1.0", "-1", "0"] + [""] * 10)[:4]
+        (None, 1, -1, 0)
     """
-    value = cell.removesuffix(".0")
-    if value not in _LABELS:
-        raise ValueError(f"a label must be 1, 0, -1 or blank, not {cell!r}")
-    return _LABELS[value]
+    labels = []
+    for finding, cell in zip(FINDINGS, cells, strict=True):
+        value = cell.removesuffix(".0")
+        if value not in _LABELS:
+            raise ValueError(f"{finding} must be 1, 0, -1 or blank, not {value!r}")
+        labels.append(_LABELS[value])
+    return tuple(labels)
 
 
 def arrow_schema() -> Any:
