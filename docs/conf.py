@@ -37,6 +37,9 @@ templates_path = ["_templates"]
 
 html_theme = "furo"
 html_title = f"medvill_pl {release}"
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
 html_show_sphinx = False
 html_copy_source = False
 
@@ -115,12 +118,13 @@ def skip_field_of_tuple(app: Sphinx, what: str, name: str, obj: object, skip: bo
     return True if (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
 
 
-def keep_text_of_returns(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Put an empty type before what a function returns, or napoleon takes all words before a colon for the type."""
-    for index, line in enumerate(lines[:-1]):
-        if line.strip() in ("Returns:", "Yields:"):
-            text = lines[index + 1].lstrip()
-            lines[index + 1] = lines[index + 1].removesuffix(text) + ": " + text
+def keep_text_before_colon(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Put an empty type before returned values and constants, or napoleon takes words before a colon for a type."""
+    first = 0 if what in ("attribute", "data", "property") else None
+    for index, line in enumerate(lines):
+        if index == first or (index and lines[index - 1].strip() in ("Returns:", "Yields:")):
+            text = line.lstrip()
+            lines[index] = line.removesuffix(text) + ": " + text
 
 
 def sign_class(
@@ -139,7 +143,7 @@ def setup(app: Sphinx) -> None:
     app.connect("missing-reference", resolve_public_name)
     app.connect("autodoc-skip-member", skip_field_of_tuple)
     app.connect("autodoc-process-signature", sign_class)
-    app.connect("autodoc-process-docstring", keep_text_of_returns, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", keep_text_before_colon, priority=400)  # before napoleon
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"  # as our docstrings call it, in place of Variables

@@ -1,4 +1,4 @@
-"""Run some optimizer steps of the full-size pre-training (ResNet-50 at 512 pixels, 12 layers) and note time and memory.
+"""Run a few optimizer steps of full-size pre-training (ResNet-50 at 512 pixels, 12 layers): time and memory of each.
 
 python examples/full_size_steps.py pairs.csv --tokenizer bert-base-uncased/vocab.txt --steps 5
 """
@@ -7,7 +7,6 @@ import argparse
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
@@ -23,9 +22,9 @@ class StepReport(Callback):
         self.start = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Print the figures of the step."""
+        """Print what the step took."""
         seconds = time.perf_counter() - self.start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         pairs, length = batch["input_ids"].shape
