@@ -21,7 +21,14 @@ _BERT_STD = 0.02
 
 
 class BackboneConfig(TypedDict, total=False):
-    """The arguments of :class:`MedViLL`, for tasks that build a backbone; what is left out keeps its default."""
+    """The arguments of :class:`MedViLL`, for tasks that build a backbone; what is left out keeps its default.
+
+    Example:
+        >>> small: BackboneConfig = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic",
+        ...                          "hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> MedViLL(**small).num_visual
+        16
+    """
 
     image_encoder: ImageEncoderName
     image_size: int
@@ -50,6 +57,14 @@ class BackboneOutput(NamedTuple):
         cls: CLS, shape ``(B, d)``.
         visual: visual tokens, shape ``(B, K, d)``.
         text: words and SEP_L, shape ``(B, T, d)``.
+
+    Example:
+        >>> backbone = MedViLL(image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic", hidden_size=32,
+        ...                    num_layers=1, num_heads=2, intermediate_size=64)
+        >>> ids = torch.tensor([[*backbone.tokenizer.encode(["No edema."])[0], backbone.tokenizer.sep_id]])
+        >>> output = backbone(images=torch.zeros(1, 1, 64, 64, dtype=torch.uint8), input_ids=ids, text_mask=ids >= 0)
+        >>> output.pooled.shape, output.visual.shape, output.text.shape
+        (torch.Size([1, 32]), torch.Size([1, 16, 32]), torch.Size([1, 4, 32]))
     """
 
     pooled: Tensor
