@@ -76,8 +76,8 @@ def compare(predicted: Labels, original: Labels) -> dict[str, float | None]:
 def by_finding(predicted: Labels, original: Labels) -> list[dict[str, Any]]:
     """F1 of each finding and state, and how many positives the original has."""
     rows = []
-    for place, name in enumerate(FINDINGS):
-        ours, theirs = predicted[:, place], original[:, place]
+    for column, name in enumerate(FINDINGS):
+        ours, theirs = predicted[:, column], original[:, column]
         scores = {state: f1(ours == value, theirs == value) for state, value in (("pos", 1), ("neg", 0), ("unc", -1))}
         rows.append({"finding": name, "positives": int((theirs == 1).sum()), **scores})
     return rows

@@ -30,7 +30,7 @@ AIM = 0.85
 
 
 def make_corpus(folder: Path, num_pairs: int, image_size: int) -> Path:
-    """Prepare phantom films and their reports."""
+    """Prepare phantom images and their reports."""
     examples = SyntheticDataModule(num_train=num_pairs, num_val=4, num_test=4, image_size=256).examples("train")
     rows = []
     for number, report in enumerate(examples.reports):
@@ -39,7 +39,7 @@ def make_corpus(folder: Path, num_pairs: int, image_size: int) -> Path:
         labels = tuple(None if value != value else int(value) for value in examples.labels[number])
         split: Split = "train" if number < num_pairs - 4 else "val"
         rows.append(Row(str(number), str(number), split, str(path), report, labels=labels))
-    write_corpus(folder / "corpus", rows, CorpusInfo("films", False, image_size, []))
+    write_corpus(folder / "corpus", rows, CorpusInfo("phantoms", False, image_size, []))
     return folder / "corpus"
 
 
@@ -64,9 +64,9 @@ def decode_batches(share: slice, batch_size: int) -> int:
 
 
 def bare_rate(batch_size: int, workers: int, pool: ProcessPoolExecutor) -> float:
-    """Batches a second of the bare loop, each process decoding its share."""
+    """Batches per second of the bare loop, each process decoding its share."""
     start = time.perf_counter()
-    shares = [slice(place, None, workers) for place in range(workers)]
+    shares = [slice(start, None, workers) for start in range(workers)]
     return sum(pool.map(decode_batches, shares, [batch_size] * workers)) / (time.perf_counter() - start)
 
 
@@ -85,7 +85,7 @@ def make_data(corpus: Path, image_size: int, batch_size: int, workers: int) -> P
 
 
 def loader_rate(data: PairsDataModule, epochs: int) -> float:
-    """Batches a second of the training loader, once its workers run."""
+    """Batches per second of the training loader, once its workers run."""
     loader = data.train_dataloader()
     for _ in loader:  # starts the workers, which stay
         pass
@@ -96,7 +96,7 @@ def loader_rate(data: PairsDataModule, epochs: int) -> float:
 
 
 def measure(corpus: Path, image_size: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
-    """Rates of both, with one worker and with one a core."""
+    """Rates of both, with one worker and with one per core."""
     images = [png for path in sorted(corpus.glob("train-*")) for png in pq.read_table(path)["image"].to_pylist()]
     rows = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

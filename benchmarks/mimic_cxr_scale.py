@@ -47,7 +47,7 @@ def report_of(rng: Random) -> str:
 
 
 def write_tree(root: Path, studies: int, side: int = 64, zipped: bool = True, seed: int = 0) -> None:
-    """Write so many studies of generated films, with the folders, file names and tables of MIMIC-CXR-JPG.
+    """Write this many studies of generated images, with the folders, file names and tables of MIMIC-CXR-JPG.
 
     Args:
         root: the folder to make.
@@ -69,8 +69,8 @@ def write_tree(root: Path, studies: int, side: int = 64, zipped: bool = True, se
         for _ in range(rng.randint(1, 2)):
             digits = uuid.UUID(int=rng.getrandbits(128)).hex + f"{rng.getrandbits(32):08x}"
             dicom = "-".join(digits[start : start + 8] for start in range(0, 40, 8))
-            film = noise.integers(0, 256, (side + rng.randint(0, 16), side), dtype=np.uint8)
-            Image.fromarray(film).save(root / folder / f"s{study}" / f"{dicom}.jpg")
+            pixels = noise.integers(0, 256, (side + rng.randint(0, 16), side), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"s{study}" / f"{dicom}.jpg")
             metadata.append([dicom, patient, study, rng.choice(VIEWS)])
             splits.append([dicom, study, patient, split])
         labels.append([patient, study, *(rng.choice(("", "", "1.0", "0.0", "-1.0")) for _ in FINDINGS)])
@@ -108,7 +108,7 @@ def main() -> None:
     """Measure every size in a process of its own and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, nargs="+", default=[200, 2000, 20000])
-    parser.add_argument("--side", type=int, default=64, help="shorter side of the generated films in pixels")
+    parser.add_argument("--side", type=int, default=64, help="shorter side of the generated images in pixels")
     parser.add_argument("--image-size", type=int, default=64, help="side of the prepared images in pixels")
     parser.add_argument("--tree", type=Path, help="prepare this tree in this process and print its figures as JSON")
     parser.add_argument("--folder", type=Path, help="where to write the trees (default: a temporary folder)")
@@ -116,17 +116,18 @@ def main() -> None:
     if chosen.tree:
         print(json.dumps(measure(chosen.tree, chosen.tree.with_name("corpus"), chosen.image_size)))
         return
-    print("studies    rows  seconds  ms a row  MiB at start  MiB at peak")
+    print("studies    rows  seconds    ms/row  MiB at start  MiB at peak")
     for studies in chosen.studies:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
             tree = Path(folder) / "tree"
             write_tree(tree, studies, chosen.side)
             command = [sys.executable, __file__, "--tree", str(tree), "--image-size", str(chosen.image_size)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            one = json.loads(done.stdout.splitlines()[-1])
+            measured = json.loads(done.stdout.splitlines()[-1])
+        rows, seconds = measured["rows"], measured["seconds"]
         print(
-            f"{studies:>7,} {one['rows']:>7,} {one['seconds']:>8.1f} {1000 * one['seconds'] / one['rows']:>9.2f} "
-            f"{one['MiB at start']:>13.0f} {one['MiB at peak']:>12.0f}",
+            f"{studies:>7,} {rows:>7,} {seconds:>8.1f} {1000 * seconds / rows:>9.2f} "
+            f"{measured['MiB at start']:>13.0f} {measured['MiB at peak']:>12.0f}",
             flush=True,
         )
 

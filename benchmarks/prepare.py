@@ -27,16 +27,16 @@ AIM = 0.85
 IMAGE_SIZE = 512
 
 
-def make_films(folder: Path, num_films: int, height: int) -> list[Path]:
-    """Write phantom films as JPEG files, as large and as noisy as radiographs are."""
+def make_images(folder: Path, num_images: int, height: int) -> list[Path]:
+    """Write phantom images as JPEG files, as large and as noisy as radiographs are."""
     width = height * 5 // 6
-    examples = SyntheticDataModule(num_train=num_films, num_val=4, num_test=4, image_size=256).examples("train")
+    examples = SyntheticDataModule(num_train=num_images, num_val=4, num_test=4, image_size=256).examples("train")
     rng, paths = np.random.default_rng(0), []
-    for number in range(num_films):
-        film = Image.fromarray(examples.image(number)[0].numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    for number in range(num_images):
+        image = Image.fromarray(examples.image(number)[0].numpy()).resize((width, height), Image.Resampling.BICUBIC)
         grain = rng.normal(0, 3, (height, width))
         paths.append(folder / f"{number}.jpg")
-        Image.fromarray((np.asarray(film) + grain).clip(0, 255).astype(np.uint8)).save(paths[-1], quality=95)
+        Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8)).save(paths[-1], quality=95)
     return paths
 
 
@@ -61,7 +61,7 @@ def run_preparation(paths: list[Path], workers: int) -> None:
     """A whole preparation, from nothing to a finished corpus."""
     rows = [Row(f"{number}", f"{number}", "train", str(path), "No finding.") for number, path in enumerate(paths)]
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Path(folder) / "corpus", rows, CorpusInfo("films", False, IMAGE_SIZE, []), workers)
+        write_corpus(Path(folder) / "corpus", rows, CorpusInfo("phantoms", False, IMAGE_SIZE, []), workers)
 
 
 def timed(run: Callable[[list[Path], int], None], paths: list[Path], workers: int) -> tuple[float, float]:
@@ -72,7 +72,7 @@ def timed(run: Callable[[list[Path], int], None], paths: list[Path], workers: in
 
 
 def measure(paths: list[Path], copies: int, rounds: int) -> dict[str, Any]:
-    """Rates of both, with one worker and with one a core."""
+    """Rates of both, with one worker and with one per core."""
     rows = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for workers in sorted({1, cores}):
@@ -92,8 +92,8 @@ def measure(paths: list[Path], copies: int, rounds: int) -> dict[str, Any]:
 
 def show(figures: dict[str, Any]) -> None:
     """Print the table."""
-    print(f"{figures['images']} images a worker, {figures['bytes']:,} bytes each\n")
-    print("| workers | bare images/s a core | prepared images/s a core | share | share of CPU time | aim |")
+    print(f"{figures['images']} images per worker, {figures['bytes']:,} bytes each\n")
+    print("| workers | bare images/s per core | prepared images/s per core | share | share of CPU time | aim |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in figures["rows"]:
         rates = f"{row['bare']:.1f} | {row['prepared']:.1f} | {row['share']:.0%} | {row['cpu_share']:.0%}"
@@ -102,13 +102,13 @@ def show(figures: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="few small films, to try the script in seconds")
+    parser.add_argument("--small", action="store_true", help="few small images, to try the script in seconds")
     parser.add_argument("--rounds", type=int, default=5, help="turns that the median is taken of")
     parser.add_argument("--json", metavar="OUT", type=Path, help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        films = make_films(Path(folder), *((4, 300) if options.small else (16, 3000)))
-        figures = measure(films, *((1, 1) if options.small else (4, options.rounds)))
+        images = make_images(Path(folder), *((4, 300) if options.small else (16, 3000)))
+        figures = measure(images, *((1, 1) if options.small else (4, options.rounds)))
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Write your own data module: a folder with an image and a text file a study, in a folder a split.
+"""Write your own data module: an image and a text file per study, in one folder per split.
 
 python examples/own_data.py            # writes such a folder first, from the embedded corpus
 python examples/own_data.py FOLDER     # FOLDER/train/1.png, FOLDER/train/1.txt, ..., FOLDER/val/..., FOLDER/test/...

@@ -1,6 +1,6 @@
 """Pre-train a small backbone on some hundred image-report pairs of your own, from a table, on a CPU.
 
-Everything is kept small, for so few texts are soon known by heart: a tiny CNN, short texts, a vocabulary of 250 pieces.
+Everything is small, for a large model soon remembers so few texts: a tiny CNN, short texts, a vocabulary of 250 tokens.
 The tokenizer is learnt from the training texts. The validation loss of masked language modelling is printed beside the
 unigram entropy of the validation texts: what a model that knows only how often each word occurs would reach at best.
 
@@ -22,9 +22,9 @@ IMAGE_SIZE, MAX_TOKENS = 64, 64
 
 
 def unigram_entropy(reports: list[str], tokenizer: ReportTokenizer) -> float:
-    """Entropy in nats of the word pieces of some reports."""
-    pieces = [piece for ids in tokenizer.encode(reports) for piece in ids[:MAX_TOKENS]]
-    counts = np.unique(pieces, return_counts=True)[1]
+    """Entropy of the tokens of some reports, in nats per token."""
+    tokens = [token for ids in tokenizer.encode(reports) for token in ids[:MAX_TOKENS]]
+    counts = np.unique(tokens, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
@@ -43,9 +43,9 @@ def main() -> None:
 
     seed_everything(0)
     columns = {name: getattr(options, name) for name in ("image_column", "report_column", "patient_column")}
-    place = {"image_root": options.image_root, "corpus": str(options.output / "corpus"), "image_size": IMAGE_SIZE}
+    files = {"image_root": options.image_root, "corpus": str(options.output / "corpus"), "image_size": IMAGE_SIZE}
     tokenizer_path = options.output / "tokenizer"
-    PairsDataModule(options.table, tokenizer="synthetic", val_fraction=0.15, **columns, **place).prepare_data()
+    PairsDataModule(options.table, tokenizer="synthetic", val_fraction=0.15, **columns, **files).prepare_data()
     tokenizer = ReportTokenizer.train(read_reports(options.output / "corpus", "report"), vocab_size=250)
     tokenizer.save(tokenizer_path)
 
@@ -58,7 +58,7 @@ def main() -> None:
         max_tokens=MAX_TOKENS,
         num_workers=0,
         **columns,
-        **place,
+        **files,
     )
     task = PretrainingTask(
         backbone={
@@ -91,7 +91,7 @@ def main() -> None:
     trainer.fit(task, datamodule=data)
     entropy = unigram_entropy(list(data.datasets["val"].examples.reports), tokenizer)
     loss = float(best.best_model_score)
-    print(f"MLM validation loss {loss:.2f} nats a word piece, unigram entropy {entropy:.2f}: {best.best_model_path}")
+    print(f"MLM validation loss {loss:.2f} nats per token, unigram entropy {entropy:.2f}: {best.best_model_path}")
 
 
 if __name__ == "__main__":

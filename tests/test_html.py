@@ -35,13 +35,13 @@ class Tags(HTMLParser):
 def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     figure = Figure()
     figure.subplots().plot([0, 1], [1, 0])
-    film = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
     parts = [
-        html.heading("Films & <words>"),
+        html.heading("Images & <words>"),
         html.paragraph("a < b", is_note=True),
         html.table(("figure", "value"), [("loss", 0.12345), ("pairs", 7)]),
         html.drawing(figure, "a line"),
-        html.card(html.picture(film, 'a "film"'), html.paragraph("text")),
+        html.card(html.picture(image, 'an "image"'), html.paragraph("text")),
     ]
     path = tmp_path / "new" / "page.html"
     html.write_page(path, "Title", parts)
@@ -49,17 +49,17 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     tags = Tags()
     tags.feed(content)
     assert tags.open == []
-    for told in ("Films & <words>", "a < b", "0.123", "a line"):
-        assert told in tags.text
+    for message in ("Images & <words>", "a < b", "0.123", "a line"):
+        assert message in tags.text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', content)
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_result_is_framed_by_whether_its_findings_are_the_querys() -> None:
-    film = np.zeros((8, 8), dtype=np.uint8)
+    image = np.zeros((8, 8), dtype=np.uint8)
 
     def frame(findings: list[str] | None, expected: list[str] | None) -> str:
-        content = html.results([html.result(film, "1.", "a <report>", findings, expected)])
+        content = html.results([html.result(image, "1.", "a <report>", findings, expected)])
         tags = Tags()
         tags.feed(content)
         assert tags.open == []

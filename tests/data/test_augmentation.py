@@ -1,4 +1,4 @@
-"""Small changes to training films."""
+"""Small changes to training images."""
 
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,23 @@ from medvill_pl.data.augmentation import augment
 
 
 @pytest.fixture(scope="module")
-def film() -> torch.Tensor:
+def radiograph() -> torch.Tensor:
     return SyntheticDataModule(num_train=4, num_val=4, num_test=4, image_size=96).examples("train").image(0)
 
 
-def test_changes_follow_from_the_seed_alone(film: torch.Tensor) -> None:
+def test_changes_follow_from_the_seed_alone(radiograph: torch.Tensor) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = augment(film, 7)
+    first = augment(radiograph, 7)
     torch.testing.assert_close(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    torch.testing.assert_close(augment(film, 7), first)
-    assert (first.dtype, first.shape) == (torch.uint8, film.shape)
-    assert not torch.equal(augment(film, 8), first)
-    assert not torch.equal(first, film)
+    torch.testing.assert_close(augment(radiograph, 7), first)
+    assert (first.dtype, first.shape) == (torch.uint8, radiograph.shape)
+    assert not torch.equal(augment(radiograph, 8), first)
+    assert not torch.equal(first, radiograph)
 
 
-def test_films_are_changed_a_little_and_never_mirrored(film: torch.Tensor) -> None:
+def test_images_are_changed_a_little_and_never_mirrored(radiograph: torch.Tensor) -> None:
     def distance(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one.float() - other.float()).abs().mean())
 
@@ -37,7 +37,7 @@ def test_films_are_changed_a_little_and_never_mirrored(film: torch.Tensor) -> No
         changed = augment(ramp, seed)[..., inside, inside]
         assert distance(changed, ramp[..., inside, inside]) < 35
         assert changed[..., -8:].float().mean() > changed[..., :8].float().mean() + 50  # still to the right
-    assert len({augment(film, seed).numpy().tobytes() for seed in range(40)}) == 40
+    assert len({augment(radiograph, seed).numpy().tobytes() for seed in range(40)}) == 40
 
 
 def make_data(table: Path, **options: Any) -> PairsDataModule:
@@ -56,7 +56,7 @@ def make_data(table: Path, **options: Any) -> PairsDataModule:
     return data
 
 
-def test_training_films_change_from_epoch_to_epoch_and_are_the_same_again(make_pairs: Any) -> None:
+def test_training_images_change_from_epoch_to_epoch_and_are_the_same_again(make_pairs: Any) -> None:
     data, plain = (make_data(make_pairs(name=str(on)), augment=on) for on in (True, False))
     loader = data.train_dataloader()
     epochs = []

@@ -43,7 +43,7 @@ def pixels_of(number: int) -> NDArray[np.uint8]:
 
 
 def labels_of(number: int) -> tuple[int | None, ...]:
-    return tuple((1, 0, -1, None)[(number + place) % 4] for place in range(len(FINDINGS)))
+    return tuple((1, 0, -1, None)[(number + position) % 4] for position in range(len(FINDINGS)))
 
 
 def make_row(folder: Path, number: int, split: Split) -> Row:
@@ -503,10 +503,10 @@ def test_corpus_of_another_schema_version_is_refused(version: int | None, tmp_pa
 
 
 def test_margins_are_cut_unless_told_otherwise(tmp_path: Path) -> None:
-    film = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
-    film[16:48, 16:48] = pixels_of(0)
-    Image.fromarray(film).save(tmp_path / "film.png")
-    row = Row("a", "p", "train", str(tmp_path / "film.png"), "Text.")
+    radiograph = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
+    radiograph[16:48, 16:48] = pixels_of(0)
+    Image.fromarray(radiograph).save(tmp_path / "radiograph.png")
+    row = Row("a", "p", "train", str(tmp_path / "radiograph.png"), "Text.")
     cut = write_corpus(tmp_path / "corpus", [row], INFO)
     np.testing.assert_array_equal(CorpusExamples(tmp_path / "corpus", "train", SIZE).image(0)[0].numpy(), pixels_of(0))
     whole = write_corpus(tmp_path / "corpus", [row], replace(INFO, cut_margins=False))  # prepared anew
@@ -542,14 +542,14 @@ def write_dicom(path: Path, **tags: str) -> Path:
 
 
 def test_dicom_rows_take_their_view_from_the_tags_and_legs_are_set_aside(tmp_path: Path) -> None:
-    films = {
+    images = {
         "pa": write_dicom(tmp_path / "pa", ViewPosition="PA", BodyPartExamined="CHEST"),
         "side": write_dicom(tmp_path / "side", ViewPosition="LL"),
         "leg": write_dicom(tmp_path / "leg", ViewPosition="AP", BodyPartExamined="LEG"),
     }
-    rows = [Row(name, name, "train", str(path), "Text.") for name, path in films.items()]
-    rows.append(Row("said", "said", "train", str(films["pa"]), "Text.", view="AP"))
-    rows.append(Row("asked", "asked", "train", str(films["leg"]), "Text.", organ="leg", question="What?"))
+    rows = [Row(name, name, "train", str(path), "Text.") for name, path in images.items()]
+    rows.append(Row("said", "said", "train", str(images["pa"]), "Text.", view="AP"))
+    rows.append(Row("asked", "asked", "train", str(images["leg"]), "Text.", organ="leg", question="What?"))
     write_corpus(tmp_path / "corpus", rows, INFO)
     tables = [pq.read_table(path) for path in sorted((tmp_path / "corpus").glob("*.parquet"))]
     views = {row["id"]: row["view"] for row in pa.concat_tables(tables).to_pylist()}

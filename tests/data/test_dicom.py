@@ -38,7 +38,7 @@ COMPRESSED = [
 ]
 
 
-def film(bits: int = 8) -> Pixels:
+def radiograph(bits: int = 8) -> Pixels:
     """A smooth picture that uses all values of so many bits and has no symmetry."""
     down, across = np.mgrid[0:48, 0:64]
     picture = np.sin(across / 9) + 0.5 * np.cos(down / 7 + 1) + across / 64
@@ -50,7 +50,7 @@ def make_dataset(pixels: Pixels | None, bits: int = 8, syntax: str = ExplicitVRL
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CR, generate_uid(entropy_srcs=["a film"])
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CR, generate_uid(entropy_srcs=["a radiograph"])
     dataset.file_meta.MediaStorageSOPClassUID = CR
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.Modality = "CR"
@@ -74,7 +74,7 @@ def write(tmp_path: Path) -> Write:
     """Write a DICOM file; its name does not say what it is."""
 
     def make(*arguments: Any, **tags: Any) -> Path:
-        path = tmp_path / "film.png"
+        path = tmp_path / "radiograph.png"
         make_dataset(*arguments, **tags).save_as(path, enforce_file_format=True)
         return path
 
@@ -105,13 +105,13 @@ def shares(pixels: Pixels) -> Pixels:
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
 def test_uncompressed_pixels_of_every_depth(bits: int, syntax: str, write: Write) -> None:
-    grey = read_grey(write(film(bits), bits, syntax))
+    grey = read_grey(write(radiograph(bits), bits, syntax))
     assert grey.dtype == np.uint8
-    np.testing.assert_array_equal(grey, shares(film(bits)))
+    np.testing.assert_array_equal(grey, shares(radiograph(bits)))
 
 
 def test_eight_bits_keep_their_values_whatever_they_are(write: Write) -> None:
-    low_contrast = 100 + film() // 16
+    low_contrast = 100 + radiograph() // 16
     np.testing.assert_array_equal(read_grey(write(low_contrast)), low_contrast)
     same = write(low_contrast, RescaleSlope=1, RescaleIntercept=0)
     np.testing.assert_array_equal(read_grey(same), low_contrast)
@@ -120,27 +120,27 @@ def test_eight_bits_keep_their_values_whatever_they_are(write: Write) -> None:
 @pytest.mark.parametrize("syntax", COMPRESSED)
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless_syntaxes_keep_every_value(bits: int, syntax: str, write: Write) -> None:
-    grey = read_grey(compress(write(film(bits), bits), syntax))
+    grey = read_grey(compress(write(radiograph(bits), bits), syntax))
     # GDCM writes JPEG2000 in its lossless form unless told otherwise
-    np.testing.assert_array_equal(grey, shares(film(bits)))
+    np.testing.assert_array_equal(grey, shares(radiograph(bits)))
 
 
 @pytest.mark.parametrize(("syntax", "bits"), [("JPEGBaselineProcess1", 8), ("JPEGExtendedProcess2_4", 12)])
 def test_lossy_jpeg_is_read_to_its_loss(syntax: str, bits: int, write: Write) -> None:
-    grey = read_grey(compress(write(film(bits), bits), syntax))
-    np.testing.assert_allclose(grey.astype(int), shares(film(bits)), atol=3)
+    grey = read_grey(compress(write(radiograph(bits), bits), syntax))
+    np.testing.assert_allclose(grey.astype(int), shares(radiograph(bits)), atol=3)
 
 
 def test_signed_pixels_are_stretched(write: Write) -> None:
-    pixels = film(12).astype(np.int16) - 1000
+    pixels = radiograph(12).astype(np.int16) - 1000
     np.testing.assert_array_equal(read_grey(write(pixels, 16)), shares(pixels))
 
 
 @pytest.mark.parametrize("bits", [8, 12])
 @pytest.mark.parametrize("tags", [{}, {"WindowCenter": 100, "WindowWidth": 150}], ids=["bare", "window"])
 def test_monochrome1_is_the_inverse_of_monochrome2(bits: int, tags: dict[str, Any], write: Write) -> None:
-    plain = read_grey(write(film(bits), bits, **tags)).astype(int)
-    inverse = read_grey(write(film(bits), bits, PhotometricInterpretation="MONOCHROME1", **tags)).astype(int)
+    plain = read_grey(write(radiograph(bits), bits, **tags)).astype(int)
+    inverse = read_grey(write(radiograph(bits), bits, PhotometricInterpretation="MONOCHROME1", **tags)).astype(int)
     np.testing.assert_array_equal(plain + inverse, 255)
 
 
@@ -163,32 +163,32 @@ def through_window(function: str, values: Pixels, center: float, width: float) -
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), [(2048, 4096), (1500.5, 700), (3000, 2)])
 def test_windows_by_the_formulas_of_the_standard(function: str, center: float, width: float, write: Write) -> None:
-    path = write(film(12), 12, WindowCenter=center, WindowWidth=width, VOILUTFunction=function)
-    np.testing.assert_allclose(read_grey(path), through_window(function, film(12), center, width), atol=0.51)
+    path = write(radiograph(12), 12, WindowCenter=center, WindowWidth=width, VOILUTFunction=function)
+    np.testing.assert_allclose(read_grey(path), through_window(function, radiograph(12), center, width), atol=0.51)
 
 
 def test_the_first_of_several_windows_counts(write: Write) -> None:
-    first = read_grey(write(film(12), 12, WindowCenter=1000, WindowWidth=500))
-    both = read_grey(write(film(12), 12, WindowCenter=[1000, 3000], WindowWidth=[500, 100]))
+    first = read_grey(write(radiograph(12), 12, WindowCenter=1000, WindowWidth=500))
+    both = read_grey(write(radiograph(12), 12, WindowCenter=[1000, 3000], WindowWidth=[500, 100]))
     np.testing.assert_array_equal(both, first)
 
 
 def test_rescale_comes_before_the_window(write: Write) -> None:
-    path = write(film(12), 12, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=3000)
-    expected = through_window("LINEAR", film(12) * 2.0 - 1024, 1000, 3000)
+    path = write(radiograph(12), 12, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=3000)
+    expected = through_window("LINEAR", radiograph(12) * 2.0 - 1024, 1000, 3000)
     np.testing.assert_allclose(read_grey(path), expected, atol=0.51)
 
 
 def test_negative_slope_turns_the_picture_over(write: Write) -> None:
-    plain = read_grey(write(film(12), 12)).astype(int)
-    turned = read_grey(write(film(12), 12, RescaleSlope=-1, RescaleIntercept=0)).astype(int)
+    plain = read_grey(write(radiograph(12), 12)).astype(int)
+    turned = read_grey(write(radiograph(12), 12, RescaleSlope=-1, RescaleIntercept=0)).astype(int)
     np.testing.assert_allclose(plain + turned, 255, atol=1)
 
 
 @pytest.mark.parametrize(("center", "width"), [("", ""), (100, 0), (100, 1), (100, -5), (100, None)])
 def test_window_that_makes_no_sense_is_none(center: Any, width: Any, write: Write) -> None:
-    path = write(film(12), 12, WindowCenter=center, WindowWidth=width)
-    np.testing.assert_array_equal(read_grey(path), shares(film(12)))
+    path = write(radiograph(12), 12, WindowCenter=center, WindowWidth=width)
+    np.testing.assert_array_equal(read_grey(path), shares(radiograph(12)))
 
 
 def lut(values: list[int], first: int, bits: int) -> Dataset:
@@ -202,27 +202,27 @@ def lut(values: list[int], first: int, bits: int) -> Dataset:
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_voi_lut_is_looked_up_and_beats_the_window(bits: int, write: Write) -> None:
-    table = [round(4095 * (place / 255) ** 2) for place in range(256)]  # 12 bits, whatever is declared
+    table = [round(4095 * (position / 255) ** 2) for position in range(256)]  # 12 bits, whatever is declared
     tags = {"VOILUTSequence": [lut(table, 0, bits)], "WindowCenter": 10, "WindowWidth": 5}
-    expected = np.array(table)[film()] / 4095 * 255
-    np.testing.assert_allclose(read_grey(write(film(), **tags)), expected, atol=0.51)
+    expected = np.array(table)[radiograph()] / 4095 * 255
+    np.testing.assert_allclose(read_grey(write(radiograph(), **tags)), expected, atol=0.51)
 
 
 def test_voi_lut_keeps_its_ends_for_values_outside(write: Write) -> None:
-    path = write(film(), VOILUTSequence=[lut([0, 100, 200, 255], 100, 8)])
-    expected = np.interp(film(), [100, 101, 102, 103], [0, 100, 200, 255])
+    path = write(radiograph(), VOILUTSequence=[lut([0, 100, 200, 255], 100, 8)])
+    expected = np.interp(radiograph(), [100, 101, 102, 103], [0, 100, 200, 255])
     np.testing.assert_array_equal(read_grey(path), expected)
 
 
 def test_modality_lut_comes_first(write: Write) -> None:
-    table = [4095 - 16 * place for place in range(256)]
-    expected = through_window("LINEAR", np.array(table)[film()], 2000, 3000)
-    path = write(film(), ModalityLUTSequence=[lut(table, 0, 16)], WindowCenter=2000, WindowWidth=3000)
+    table = [4095 - 16 * position for position in range(256)]
+    expected = through_window("LINEAR", np.array(table)[radiograph()], 2000, 3000)
+    path = write(radiograph(), ModalityLUTSequence=[lut(table, 0, 16)], WindowCenter=2000, WindowWidth=3000)
     np.testing.assert_allclose(read_grey(path), expected, atol=0.51)
 
 
 def test_padding_does_not_take_part_in_the_stretch(write: Write) -> None:
-    pixels = film(12) // 2 + 1000
+    pixels = radiograph(12) // 2 + 1000
     pixels[:, :8] = 0
     grey = read_grey(write(pixels, 12, PixelPaddingValue=0))
     np.testing.assert_array_equal(grey[:, 8:], shares(pixels[:, 8:]))
@@ -256,7 +256,7 @@ def code(meaning: str) -> Dataset:
     ],
 )
 def test_view_is_read_from_the_tags(tags: dict[str, Any], view: str, write: Write) -> None:
-    assert read_tags(write(film(), **tags)).view == view
+    assert read_tags(write(radiograph(), **tags)).view == view
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_view_is_read_from_the_tags(tags: dict[str, Any], view: str, write: Writ
         ({"BodyPartExamined": "CHEST", "Modality": "CT"}, "Modality CT"),
     ],
 )
-def test_what_is_no_chest_film_says_so_in_its_tags(tags: dict[str, Any], fault: str, write: Write) -> None:
-    found = read_tags(write(film(), **tags)).fault
-    assert fault in found if fault else not found
+def test_what_is_no_chest_image_says_so_in_its_tags(tags: dict[str, Any], fault: str, write: Write) -> None:
+    result = read_tags(write(radiograph(), **tags)).fault
+    assert fault in result if fault else not result
 
 
 def test_file_without_an_image_is_reported(write: Write) -> None:
@@ -294,7 +294,7 @@ def test_file_without_an_image_is_reported(write: Write) -> None:
     ],
 )
 def test_unusable_images_are_refused_in_one_line(tags: dict[str, Any], message: str, write: Write) -> None:
-    path = write(film(), **tags)
+    path = write(radiograph(), **tags)
     with pytest.raises(ValueError, match=message) as caught:
         read_grey(path)
     assert "\n" not in str(caught.value)
@@ -302,16 +302,16 @@ def test_unusable_images_are_refused_in_one_line(tags: dict[str, Any], message: 
 
 def test_deflated_file_is_refused_before_it_swells(write: Write) -> None:
     with pytest.raises(ValueError, match="Deflated Explicit VR Little Endian is not read"):
-        read_grey(write(film(), 8, DeflatedExplicitVRLittleEndian))
+        read_grey(write(radiograph(), 8, DeflatedExplicitVRLittleEndian))
 
 
 def test_jpeg_ls_is_refused_before_it_is_decoded(write: Write) -> None:
     with pytest.raises(ValueError, match="JPEG-LS Lossless Image Compression is not read"):
-        read_grey(compress(write(film()), "JPEGLSLossless"))
+        read_grey(compress(write(radiograph()), "JPEGLSLossless"))
 
 
 def test_gigantic_claim_is_refused_before_the_pixels_are_read(write: Write) -> None:
-    path = compress(write(film()), "JPEG2000Lossless")
+    path = compress(write(radiograph()), "JPEG2000Lossless")
     content = path.read_bytes()
     for tag in (b"\x28\0\x10\0US\x02\0", b"\x28\0\x11\0US\x02\0"):  # Rows, Columns
         start = content.index(tag) + len(tag)
@@ -331,11 +331,11 @@ def test_gigantic_claim_is_refused_before_the_pixels_are_read(write: Write) -> N
 def test_broken_bytes_give_one_line_and_never_a_crash(
     syntax: str, changes: list[tuple[float, int]], kept: float, write: Write
 ) -> None:
-    path = write(film())
+    path = write(radiograph())
     path = compress(path, syntax) if syntax else path
     content = bytearray(path.read_bytes())
-    for place, value in changes:
-        content[132 + int(place * (len(content) - 132))] = value
+    for position, value in changes:
+        content[132 + int(position * (len(content) - 132))] = value
     path.write_bytes(content[: 132 + int(kept * (len(content) - 132))])
     with contextlib.suppress(ValueError):  # anything else fails the test
         assert read_grey(path).dtype == np.uint8
@@ -349,14 +349,14 @@ def test_real_files(shared_data: Path) -> None:
     assert tags["txv_rsna_MONO2.dcm"] == tags["txv_Fake_MONOHR1.dcm"] == DicomTags("CR", "CHEST", "PA", True)
     assert tags["vlut_04.dcm"] == DicomTags("OT", "", "", True)
     assert [name for name, tag in tags.items() if tag.fault] == ["RG3_J2KI.dcm"]
-    films = {name: read_grey(folder / name).astype(int) for name in tags}
-    assert (films["txv_rsna_MONO2.dcm"] + films["txv_Fake_MONOHR1.dcm"] == 255).all()
+    radiographs = {name: read_grey(folder / name).astype(int) for name in tags}
+    assert (radiographs["txv_rsna_MONO2.dcm"] + radiographs["txv_Fake_MONOHR1.dcm"] == 255).all()
     for name in ("RG1_J2KI.dcm", "txv_rsna_MONO2.dcm"):
-        height, width = films[name].shape
-        spine = films[name][height // 3 : height // 2, int(width * 0.47) : int(width * 0.53)]
-        lung = films[name][height // 3 : height // 2, int(width * 0.2) : int(width * 0.3)]
+        height, width = radiographs[name].shape
+        spine = radiographs[name][height // 3 : height // 2, int(width * 0.47) : int(width * 0.53)]
+        lung = radiographs[name][height // 3 : height // 2, int(width * 0.2) : int(width * 0.3)]
         assert spine.mean() > lung.mean() + 30
-    leg = films["RG3_J2KI.dcm"][800]
+    leg = radiographs["RG3_J2KI.dcm"][800]
     assert leg[560] < 50 < 120 < leg[800]  # air beside the leg, and its bone
 
 

@@ -22,9 +22,9 @@ def pixels_of(number: int) -> np.ndarray:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def radiographs(tmp_path: Path) -> Path:
     """Three images, one of them in a subfolder, three that are broken, and a text."""
-    folder = tmp_path / "films"
+    folder = tmp_path / "radiographs"
     (folder / "ward").mkdir(parents=True)
     for number, name in enumerate(("b.png", "a.JPG", "ward/c.png")):
         Image.fromarray(pixels_of(number)).save(folder / name, format="JPEG" if name == "a.JPG" else "PNG")
@@ -35,12 +35,12 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def make_data(films: Path, text: str = "", batch_size: int = 2) -> FolderDataModule:
-    return FolderDataModule(str(films), text, "synthetic", image_size=32, batch_size=batch_size, num_workers=0)
+def make_data(radiographs: Path, text: str = "", batch_size: int = 2) -> FolderDataModule:
+    return FolderDataModule(str(radiographs), text, "synthetic", image_size=32, batch_size=batch_size, num_workers=0)
 
 
-def test_good_images_are_batched_and_broken_ones_listed(films: Path) -> None:
-    data = make_data(films)
+def test_good_images_are_batched_and_broken_ones_listed(radiographs: Path) -> None:
+    data = make_data(radiographs)
     with pytest.warns(UserWarning, match="3 of 6 images cannot be read; the others are predicted on"):
         data.setup("predict")
     batches = list(data.predict_dataloader())
@@ -48,15 +48,15 @@ def test_good_images_are_batched_and_broken_ones_listed(films: Path) -> None:
     assert sorted(images) == ["a.JPG", "b.png", "ward/c.png"]
     assert {row["id"] for row in data.rejected} == {"empty.png", "text.png", "ward/cut.png"}
     for row in data.rejected:
-        assert row["image"] == str(films / row["id"])
+        assert row["image"] == str(radiographs / row["id"])
         assert "not a readable image" in row["reason"]
     expected = np.asarray(Image.fromarray(pixels_of(0)).resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=3.0))
     assert torch.equal(images["b.png"][0], torch.from_numpy(expected.copy()))
 
 
 @pytest.mark.parametrize("text", ["", "is there edema?"])
-def test_the_same_text_goes_with_every_image(text: str, films: Path) -> None:
-    data = make_data(films, text, batch_size=8)
+def test_the_same_text_goes_with_every_image(text: str, radiographs: Path) -> None:
+    data = make_data(radiographs, text, batch_size=8)
     assert data.has_questions == bool(text)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
@@ -65,8 +65,8 @@ def test_the_same_text_goes_with_every_image(text: str, films: Path) -> None:
     assert batch["labels"].isnan().all()
 
 
-def test_one_image_is_enough(films: Path) -> None:
-    data = make_data(films / "b.png")
+def test_one_image_is_enough(radiographs: Path) -> None:
+    data = make_data(radiographs / "b.png")
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch["id"] == ["b.png"]
@@ -87,13 +87,13 @@ def test_folder_of_broken_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])
-def test_folder_is_to_predict_on(stage: str, films: Path) -> None:
+def test_folder_is_to_predict_on(stage: str, radiographs: Path) -> None:
     with pytest.raises(ValueError, match="a folder of images is to predict on"):
-        make_data(films).setup(stage)
+        make_data(radiographs).setup(stage)
 
 
 def test_predict_lists_broken_images_and_does_the_rest(
-    films: Path,
+    radiographs: Path,
     tiny_model: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,7 +107,11 @@ def test_predict_lists_broken_images_and_does_the_rest(
     trainer.save_checkpoint(tmp_path / "task.ckpt")
 
     words = ["predict", "--model=medvill_pl.ClassificationTask", "--model.init_args.use_report=false", *tiny_model]
-    words += ["--data=medvill_pl.FolderDataModule", f"--data.init_args.images={films}", "--trainer.accelerator=cpu"]
+    words += [
+        "--data=medvill_pl.FolderDataModule",
+        f"--data.init_args.images={radiographs}",
+        "--trainer.accelerator=cpu",
+    ]
     words += [f"--data.init_args.{option}" for option in ("tokenizer=synthetic", "image_size=32", "num_workers=0")]
     words += ["--data.init_args.max_tokens=40", f"--ckpt_path={tmp_path / 'task.ckpt'}"]
     words += ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.init_args.save_dir=runs"]
@@ -118,7 +122,7 @@ def test_predict_lists_broken_images_and_does_the_rest(
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["a.JPG", "b.png", "ward/c.png"]
     assert list(rows[0]) == ["id", *FINDINGS]
-    examples = make_data(films).examples("test")
+    examples = make_data(radiographs).examples("test")
     task.eval()
     for row in rows:
         image = examples.image(examples.ids.index(row["id"]))[None]

@@ -88,11 +88,11 @@ def test_color_becomes_luminance_whatever_the_alpha(mode: str, read: Callable[[b
 
 
 def test_palette_is_looked_up(read: Callable[[bytes], Grey]) -> None:
-    palette, places = noise(256, 3), np.arange(16 * 32, dtype=np.uint8).reshape(16, 32)
-    image = Image.fromarray(places, "L")
+    palette, positions = noise(256, 3), np.arange(16 * 32, dtype=np.uint8).reshape(16, 32)
+    image = Image.fromarray(positions, "L")
     image.putpalette(palette.tobytes())
     assert image.mode == "P"
-    np.testing.assert_allclose(read(encoded(image, "PNG")), palette[places] @ LUMINANCE, atol=1)
+    np.testing.assert_allclose(read(encoded(image, "PNG")), palette[positions] @ LUMINANCE, atol=1)
 
 
 def test_cmyk_jpeg_shows_ink_as_dark(read: Callable[[bytes], Grey]) -> None:
@@ -262,7 +262,7 @@ def test_fit_square_centers_an_image_of_any_shape(height: int, width: int, size:
         assert 0 <= (size - part.stop) - part.start <= 1
 
 
-def test_fit_square_keeps_places_and_values() -> None:
+def test_fit_square_keeps_positions_and_values() -> None:
     quarters = np.array([[10, 80], [150, 240]], np.uint8)
     square = fit_square(np.kron(quarters, np.ones((60, 30), np.uint8)), 40)  # 120 x 60 pixels
     np.testing.assert_array_equal(square[5::30, [12, 27]], quarters)

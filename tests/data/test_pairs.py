@@ -139,12 +139,12 @@ def test_rows_of_a_table_end_up_in_the_corpus(make_pairs: MakePairs) -> None:
 def test_columns_of_other_names(make_pairs: MakePairs) -> None:
     table = make_pairs()
     renamed = [
-        {"film": record["image"], "text": record["report"], "key": f"key {number}", "position": "PA"}
+        {"file": record["image"], "text": record["report"], "key": f"key {number}", "position": "PA"}
         for number, record in enumerate(records_of(table))
     ]
     data = prepare(
         write_table(table, renamed),
-        image_column="film",
+        image_column="file",
         report_column="text",
         patient_column=None,
         id_column="key",
@@ -201,7 +201,7 @@ UNUSABLE = {
     "empty.csv": (b"", "has no rows"),
     "header.csv": (b"image,report\n", "has no rows"),
     "empty.jsonl": (b"\n\n", "has no rows"),
-    "columns.csv": (b"film,text\na.png,No edema.\n", r"no column 'image' \(image_column\); it has film, text"),
+    "columns.csv": (b"file,text\na.png,No edema.\n", r"no column 'image' \(image_column\); it has file, text"),
     "columns.jsonl": (
         b'{"image": "a.png", "text": "b"}\n',
         r"no column 'report' \(report_column\); it has image, text",

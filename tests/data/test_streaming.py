@@ -47,7 +47,7 @@ def make_corpus(folder: Path, num_train: int, shard_rows: int) -> Path:
         rows.append(Row(f"{number}", f"{number}", split, str(path), text_of(number), labels=tuple(map(_int, labels))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "SHARD_ROWS", shard_rows)
-        write_corpus(folder / "corpus", rows, CorpusInfo("films", True, SIZE, ["Edema", "Consolidation"]))
+        write_corpus(folder / "corpus", rows, CorpusInfo("images", True, SIZE, ["Edema", "Consolidation"]))
     return folder / "corpus"
 
 
@@ -61,8 +61,8 @@ def in_memory(tmp_path: Path) -> Iterator[str]:
     files = fsspec.filesystem("memory")
     for path in make_corpus(tmp_path, 48, 8).iterdir():
         if path.is_file():
-            files.pipe_file(f"/bucket/films/{path.name}", path.read_bytes())
-    yield "memory://bucket/films"
+            files.pipe_file(f"/bucket/images/{path.name}", path.read_bytes())
+    yield "memory://bucket/images"
     files.rm("/bucket", recursive=True)
 
 
@@ -124,13 +124,13 @@ def test_streamed_batches_are_like_all_others(in_memory: str, tmp_path: Path) ->
         assert (batch["image"].dtype, batch["image"].shape) == (torch.uint8, (4, 1, SIZE, SIZE))
         assert batch["matched"].sum() == 2
         assert batch["text_mask"].sum(dim=1).max() == batch["input_ids"].shape[1]
-        for place, name in enumerate(batch["id"]):
+        for index, name in enumerate(batch["id"]):
             number = int(name)
             expected = np.random.default_rng(number).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
-            np.testing.assert_array_equal(batch["image"][place, 0], expected)
+            np.testing.assert_array_equal(batch["image"][index, 0], expected)
             own = words.encode([text_of(number)])[0]
-            ids = batch["input_ids"][place][batch["text_mask"][place]].tolist()[:-1]
-            if batch["matched"][place]:
+            ids = batch["input_ids"][index][batch["text_mask"][index]].tolist()[:-1]
+            if batch["matched"][index]:
                 assert ids == own
             else:
                 assert ids != own

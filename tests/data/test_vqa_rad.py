@@ -42,8 +42,8 @@ def test_batches_are_questions_with_answers_and_images(corpus: Path) -> None:
     (batch,) = data.test_dataloader()
     order = [int(name[-1]) for name in batch["id"]]
     assert sorted(order) == [0, 1, 2]
-    for place, column in enumerate(("report", "answer", "answer_type", "question_type", "organ")):
-        assert batch[column] == [ASKED[number][place] for number in order]  # type: ignore[literal-required]
+    for position, column in enumerate(("report", "answer", "answer_type", "question_type", "organ")):
+        assert batch[column] == [ASKED[number][position] for number in order]  # type: ignore[literal-required]
     assert batch["image"][:, 0, 0, 0].tolist() == [50 * number for number in order]
     assert batch["labels"].isnan().all()
 

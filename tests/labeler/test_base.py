@@ -22,7 +22,7 @@ def test_labeler_is_loaded_by_its_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("no_such_module.Labeler", "No module named 'no_such_module'"),
         ("medvill_pl.labeler.base.Nothing", "has no attribute 'Nothing'"),
@@ -31,8 +31,8 @@ def test_labeler_is_loaded_by_its_path() -> None:
         ("pathlib.Path", "is no labeler"),
     ],
 )
-def test_what_is_no_labeler_is_refused(path: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_labeler_is_refused(path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load_labeler(path)
 
 

@@ -166,9 +166,11 @@ def test_evidence_names_phrase_sentence_and_rule() -> None:
     assert FAITHFUL.explain("Mild scoliosis.")[0].finding == "Other"
 
 
-@pytest.mark.parametrize(("texts", "told"), [("one text", "not one string"), (["a", None], "text 1 must be a string")])
-def test_what_is_no_text_is_refused(texts: list[str], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("texts", "message"), [("one text", "not one string"), (["a", None], "text 1 must be a string")]
+)
+def test_what_is_no_text_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         FAITHFUL(texts)
 
 

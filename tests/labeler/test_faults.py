@@ -22,9 +22,9 @@ FAITHFUL, CORRECT = CheXpertLabeler(), CheXpertLabeler(imitate_faults=False)
     ],
 )
 def test_fault_is_imitated_or_not(text: str, finding: str, original: float, meant: float) -> None:
-    place = FINDINGS.index(finding)
-    np.testing.assert_equal(float(FAITHFUL([text])[0, place]), original)
-    np.testing.assert_equal(float(CORRECT([text])[0, place]), meant)
+    position = FINDINGS.index(finding)
+    np.testing.assert_equal(float(FAITHFUL([text])[0, position]), original)
+    np.testing.assert_equal(float(CORRECT([text])[0, position]), meant)
 
 
 def test_fault_is_named_in_the_evidence() -> None:

@@ -10,7 +10,7 @@ def judged(sentence: str, mention: str, *cues: tuple[str, str], finding: str = "
 
     def span(label: str, phrase: str) -> Span:
         parts = phrase.split()
-        starts = [place for place in range(len(words)) if words[place : place + len(parts)] == parts]
+        starts = [index for index in range(len(words)) if words[index : index + len(parts)] == parts]
         return Span(label, starts[0], starts[0] + len(parts))
 
     target = span(finding, mention)

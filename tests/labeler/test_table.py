@@ -41,8 +41,8 @@ def rows_of(path: str) -> list[dict[str, str]]:
 
 def test_columns_are_kept_and_labels_added(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["label", str(table), "--column", "text", "--output", "out.csv"]) == 0
-    told = capsys.readouterr().out
-    assert told.splitlines()[-2:] == [
+    message = capsys.readouterr().out
+    assert message.splitlines()[-2:] == [
         "out.csv has the labels of 2 reports by the rule-based CheXpert labeler",
         "empty texts: 1",
     ]
@@ -75,7 +75,7 @@ def test_another_labeler_is_plugged_in(table: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--column", "report", "--output", "out.csv"], "has no column 'report'; it has study, text"),
         (["--column", "text", "--output", "out.tsv"], "out.tsv must end in .csv"),
@@ -85,24 +85,24 @@ def test_another_labeler_is_plugged_in(table: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    table: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    table: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = table.read_bytes()
     assert main(["label", str(table), *options]) == 1
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert len(error.splitlines()) == 1
     assert table.read_bytes() == before
     assert not Path("out.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [("text,Edema\nclear,1\n", "has a column 'Edema' already"), ("text\nclear,1\n", "more cells than its header")],
 )
 def test_table_that_cannot_take_the_labels_is_refused(
-    table: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]
+    table: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table.write_text(content, encoding="utf-8")
     assert main(["label", str(table), "--column", "text", "--output", "out.csv"]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -47,41 +47,41 @@ def open_i_xml(
     number: int, findings: str, impression: str, images: Sequence[str], mesh: Sequence[str] = ("normal",)
 ) -> bytes:
     terms = "".join(f"<major>{term}</major>" for term in mesh)
-    films = "".join(f'<parentImage id="{name}"><figureId>F1</figureId></parentImage>' for name in images)
+    radiographs = "".join(f'<parentImage id="{name}"><figureId>F1</figureId></parentImage>' for name in images)
     return (
         f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>'
         f'<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="FINDINGS">{findings}</AbstractText>'
         f'<AbstractText Label="IMPRESSION">{impression}</AbstractText></Abstract></Article></MedlineCitation>'
-        f"<MeSH>{terms}</MeSH>{films}</eCitation>"
+        f"<MeSH>{terms}</MeSH>{radiographs}</eCitation>"
     ).encode()
 
 
 @pytest.fixture
 def write_open_i() -> Callable[..., Path]:
-    """Write Open-I with so many reports, each with a frontal and a lateral film, as archives or unpacked."""
+    """Write Open-I with so many reports, each with a frontal and a lateral image, as archives or unpacked."""
 
     def write(root: Path, reports: int = 20, packed: bool = True, with_images: bool = True) -> Path:
         root.mkdir(parents=True)
-        xmls, films, tags = {}, {}, ["imageid,View Position"]
+        xmls, radiographs, tags = {}, {}, ["imageid,View Position"]
         for number in range(1, reports + 1):
             names = [f"CXR{number}_IM-{number:04d}-{series}001" for series in (1, 2)]
             findings = f"There is XXXX cardiomegaly on film {number}. No pneumothorax." if number % 2 else ""
             xmls[f"ecgen-radiology/{number}.xml"] = open_i_xml(
                 number, findings, "Clear lungs.", names, ("Cardiomegaly/mild",) if number % 2 else ("normal",)
             )
-            films |= {f"{name}.png": png_bytes(number * 2 + place) for place, name in enumerate(names)}
+            radiographs |= {f"{name}.png": png_bytes(number * 2 + index) for index, name in enumerate(names)}
             tags += [f"{names[0]},{('PA', 'AP', '')[number % 3]}", f"{names[1]},LL"]
         (root / "nlmcxr_dicom_metadata.csv.gz").write_bytes(gzip.compress("\n".join(tags).encode()))
         if packed:
             write_tar(root / "NLMCXR_reports.tgz", xmls)
         if packed and with_images:
-            write_tar(root / "NLMCXR_png.tgz", films)
+            write_tar(root / "NLMCXR_png.tgz", radiographs)
         if not packed:
             (root / "ecgen-radiology").mkdir()
             (root / "NLMCXR_png").mkdir()
             for name, content in xmls.items():
                 (root / name).write_bytes(content)
-            for name, content in films.items() if with_images else ():
+            for name, content in radiographs.items() if with_images else ():
                 (root / "NLMCXR_png" / name).write_bytes(content)
         return root
 

@@ -89,7 +89,7 @@ def test_images_are_spaced_over_all_splits(number: int, expected: int, corpus: P
     assert sum(bool(axis.images) for axis in sheet.axes) == expected
 
 
-def test_what_cannot_be_described_is_told(corpus: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_described_is_said(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no corpus"):
         describe([tmp_path], tmp_path / "page.html")
     with pytest.raises(ValueError, match=r"page\.png must end in \.html"):

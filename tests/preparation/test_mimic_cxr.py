@@ -61,18 +61,18 @@ def change(path: Path, row: int, **cells: str) -> dict[str, str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two patients: the first with a study of two AP films, the second with a PA and an AP film."""
+    """Two patients: the first with a study of two AP images, the second with a PA and an AP image."""
     root = tmp_path / "mimic"
     studies = {("10000032", "50000001"): "train", ("11000099", "50000002"): "test"}
-    films = [("10000032", "50000001", DICOM_B, "AP"), ("10000032", "50000001", DICOM_A, "AP")]
-    films += [
+    radiographs = [("10000032", "50000001", DICOM_B, "AP"), ("10000032", "50000001", DICOM_A, "AP")]
+    radiographs += [
         ("11000099", "50000002", DICOM_A.replace("a", "c"), "PA"),
         ("11000099", "50000002", DICOM_B.replace("b", "d"), "AP"),
     ]
-    for place, (subject, study, dicom, _) in enumerate(films):
+    for index, (subject, study, dicom, _) in enumerate(radiographs):
         folder = root / f"files/p{subject[:2]}/p{subject}/s{study}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((32, 32), 50 * (place + 1), np.uint8)).save(folder / f"{dicom}.jpg", quality=100)
+        Image.fromarray(np.full((32, 32), 50 * (index + 1), np.uint8)).save(folder / f"{dicom}.jpg", quality=100)
     with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as reports:
         for number, (subject, study) in enumerate(studies):
             text = f" FINAL REPORT\n FINDINGS:\n Effusion number {number} since ___.\n\n IMPRESSION:\n Effusion.\n"
@@ -80,13 +80,13 @@ def tree(tmp_path: Path) -> Path:
     names = ("dicom_id", "subject_id", "study_id", "ViewPosition")
     write_table(
         root / "mimic-cxr-2.0.0-metadata.csv.gz",
-        [dict(zip(names, (dicom, subject, study, view), strict=True)) for subject, study, dicom, view in films],
+        [dict(zip(names, (dicom, subject, study, view), strict=True)) for subject, study, dicom, view in radiographs],
     )
     write_table(
         root / "mimic-cxr-2.0.0-split.csv.gz",
         [
             {"dicom_id": dicom, "study_id": study, "subject_id": subject, "split": studies[subject, study]}
-            for subject, study, dicom, _ in films
+            for subject, study, dicom, _ in radiographs
         ],
     )
     # The publisher's columns are in the order of the alphabet.
@@ -104,7 +104,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_study_gives_its_first_ap_film_with_text_labels_and_split(tree: Path, tmp_path: Path) -> None:
+def test_a_study_gives_its_first_ap_image_with_text_labels_and_split(tree: Path, tmp_path: Path) -> None:
     summary = prepare_mimic_cxr(tree, tmp_path / "corpus", image_size=32)
     train, test = sorted(rows_of(tmp_path / "corpus"), key=lambda row: row["patient_id"])
     assert (train["id"], train["patient_id"], train["view"], train["split"]) == (DICOM_A, "10000032", "AP", "train")
@@ -151,7 +151,7 @@ TABLE = "mimic-cxr-2.0.0-{}.csv.gz"
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (TABLE.format("metadata"), "physionet.org/content/mimic-cxr-jpg/"),
         (TABLE.format("split"), "physionet.org/content/mimic-cxr-jpg/"),
@@ -160,18 +160,18 @@ TABLE = "mimic-cxr-2.0.0-{}.csv.gz"
         ("mimic-cxr-reports.zip", "physionet.org/content/mimic-cxr/"),
     ],
 )
-def test_missing_part_is_named_with_its_publisher(name: str, told: str, tree: Path, tmp_path: Path) -> None:
+def test_missing_part_is_named_with_its_publisher(name: str, message: str, tree: Path, tmp_path: Path) -> None:
     (tree / name).rename(tmp_path / "elsewhere")
     for action in (check_mimic_cxr, lambda source: prepare_mimic_cxr(source, tmp_path / "corpus")):
-        with pytest.raises(FileNotFoundError, match=f"has no {name}.*: get it from https://{told}"):
+        with pytest.raises(FileNotFoundError, match=f"has no {name}.*: get it from https://{message}"):
             action(tree)
     assert not (tmp_path / "corpus").exists()
 
 
 def test_dry_run_looks_at_the_first_image_and_report(tree: Path) -> None:
     assert check_mimic_cxr(tree).images == tree / "files"
-    film = tree / f"files/p10/p10000032/s50000001/{DICOM_A}.jpg"
-    film.rename(film.with_suffix(".away"))
+    image = tree / f"files/p10/p10000032/s50000001/{DICOM_A}.jpg"
+    image.rename(image.with_suffix(".away"))
     with pytest.raises(FileNotFoundError, match=rf"no image: .*{DICOM_A}\.jpg"):
         check_mimic_cxr(tree)
 
@@ -222,19 +222,21 @@ def test_identifiers_that_leave_the_folder_are_refused(cells: dict[str, str], tr
 
 
 @pytest.mark.parametrize(
-    ("name", "cells", "told"),
+    ("name", "cells", "message"),
     [
         ("split", {"split": "dev"}, "the split of .* is 'dev'"),
         ("chexpert", {"Edema": "2.0"}, "study 50000001: Edema must be 1, 0, -1 or blank, not '2'"),
     ],
 )
-def test_unknown_values_stop_the_run(name: str, cells: dict[str, str], told: str, tree: Path, tmp_path: Path) -> None:
+def test_unknown_values_stop_the_run(
+    name: str, cells: dict[str, str], message: str, tree: Path, tmp_path: Path
+) -> None:
     change(tree / TABLE.format(name), 1 if name == "split" else 0, **cells)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         prepare_mimic_cxr(tree, tmp_path / "corpus")
 
 
-def test_view_without_images_is_told(tree: Path) -> None:
+def test_view_without_images_is_said(tree: Path) -> None:
     rows = read_table(tree / TABLE.format("metadata"))
     write_table(tree / TABLE.format("metadata"), [row for row in rows if row["ViewPosition"] == "AP"])
     with pytest.raises(ValueError, match="has no PA image"):
@@ -255,8 +257,8 @@ def test_what_test_shares_with_training_is_counted(tree: Path, tmp_path: Path) -
             reports.writestr(f"files/p10/p10000032/s{study}.txt", "IMPRESSION: The same.")
     summary = prepare_mimic_cxr(tree, tmp_path / "corpus", image_size=32)
     assert summary.shared == {"test": {"patients": 1, "images": 1, "texts": 1}}
-    told = "\n".join(summary.lines())
-    assert "test shares with train: 1 patients; 1 rows have an image and 1 rows a text that is in train too" in told
+    message = "\n".join(summary.lines())
+    assert "test shares with train: 1 patients; 1 rows have an image and 1 rows a text that is in train too" in message
 
 
 def test_200_studies_give_the_same_bytes_whatever_the_workers(write_mimic_cxr: Write, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def rejected_of(corpus: Path) -> dict[str, str]:
         return {row["id"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_frontal_film_text_and_labels_of_each_report(write_open_i: Write, tmp_path: Path) -> None:
+def test_frontal_image_text_and_labels_of_each_report(write_open_i: Write, tmp_path: Path) -> None:
     summary = prepare_open_i(write_open_i(tmp_path / "raw", 20), tmp_path / "corpus", image_size=32)
     rows = rows_of(tmp_path / "corpus")
     assert sorted(rows) == sorted(f"CXR{number}_IM-{number:04d}-1001" for number in range(1, 21))
@@ -106,12 +106,12 @@ def test_split_file(write_open_i: Write, tmp_path: Path) -> None:
         "CXR3": "test",
     }
     assert summary.rejected == {"the split file does not name the report": 1}
-    for lines, told in (
+    for lines, message in (
         ("CXR1,dev2", "the split of CXR1 is 'dev2'"),
         ("1,train\nCXR1,test", "puts CXR1 into two splits"),
     ):
         (tmp_path / "split.csv").write_text(f"uid,split\n{lines}\n")
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             prepare_open_i(raw, tmp_path / "corpus", split_file=tmp_path / "split.csv", image_size=32)
 
 
@@ -197,7 +197,7 @@ def test_archive_that_leaves_its_folder_is_refused(write_open_i: Write, tmp_path
 
 
 def test_real_reports_with_few_images(shared_data: Path, tmp_path: Path) -> None:
-    # Enough of the real set for seconds: the reports of the films that are there, and a hundred more.
+    # Enough of the real set for seconds: the reports of the images that are there, and a hundred more.
     reports, _ = read_open_i_reports(shared_data / "openi_reports/NLMCXR_reports.tgz")
     views = read_views(shared_data / "openi_reports/nlmcxr_dicom_metadata.csv.gz")
     chosen = {report.uid: frontal_images(report, views) for report in reports}

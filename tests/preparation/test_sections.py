@@ -132,7 +132,7 @@ BOMB = f"<!DOCTYPE x [<!ENTITY e0 'ha'>{ENTITIES}]><eCitation><uId id='CXR1'/>&e
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (BOMB, "DTDForbidden"),
         ('<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x>&e;</x>', "DTDForbidden"),
@@ -146,8 +146,8 @@ BOMB = f"<!DOCTYPE x [<!ENTITY e0 'ha'>{ENTITIES}]><eCitation><uId id='CXR1'/>&e
     ],
     ids=range(9),
 )
-def test_xml_that_is_refused(content: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told.replace("(", r"\(")):
+def test_xml_that_is_refused(content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         read_open_i_xml(content.encode())
 
 
@@ -199,17 +199,17 @@ def test_no_report_makes_the_parser_crash(report: str) -> None:
     st.one_of(st.binary(max_size=300), TEXTS.map(str.encode), st.integers(0, len(XML)).map(lambda n: XML[:n].encode()))
 )
 def test_no_xml_makes_the_reader_crash(content: bytes) -> None:
-    told = refusal_of(content)
-    assert told is None or (told and "\n" not in told)
+    message = refusal_of(content)
+    assert message is None or (message and "\n" not in message)
 
 
 @FEW
 @given(st.integers(0, len(XML) - 1), st.integers(0, 255))
-def test_no_changed_byte_makes_the_reader_crash(place: int, byte: int) -> None:
+def test_no_changed_byte_makes_the_reader_crash(index: int, byte: int) -> None:
     content = bytearray(XML.encode())
-    content[place] = byte
-    told = refusal_of(bytes(content))
-    assert told is None or (told and "\n" not in told)
+    content[index] = byte
+    message = refusal_of(bytes(content))
+    assert message is None or (message and "\n" not in message)
 
 
 @settings(max_examples=50, deadline=None)

@@ -66,8 +66,8 @@ def test_member_that_is_too_large_is_refused(write: Write, name: str, tmp_path: 
 
 def test_zip_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {"a.xml": bytes(2000)})
-    told, real = (2).to_bytes(4, "little"), (2000).to_bytes(4, "little")
-    archive.write_bytes(archive.read_bytes().replace(real, told))
+    claimed, real = (2).to_bytes(4, "little"), (2000).to_bytes(4, "little")
+    archive.write_bytes(archive.read_bytes().replace(real, claimed))
     with pytest.raises(ValueError, match=r"broken archive|not to be trusted"):
         list(read_members(archive, lambda _: True, 1000))
 
@@ -93,8 +93,8 @@ def test_links_in_an_archive_are_left_out(tmp_path: Path) -> None:
 
 @WRITERS
 def test_unpacking_goes_on_where_it_stopped(write: Write, name: str, tmp_path: Path) -> None:
-    members = {f"films/{number}.png": bytes([number]) * 9 for number in range(5)} | {"films/no.txt": b"no"}
-    archive, folder = write(tmp_path / name, members), tmp_path / "films"
+    members = {f"images/{number}.png": bytes([number]) * 9 for number in range(5)} | {"images/no.txt": b"no"}
+    archive, folder = write(tmp_path / name, members), tmp_path / "images"
     unpack(archive, folder, lambda base: base in ("0.png", "1.png"))
     (folder / ".2.png.tmp").write_bytes(b"half")
     stamps = {path.name: path.stat().st_ino for path in folder.glob("*.png")}
@@ -128,22 +128,22 @@ def test_things_are_found_in_the_folder_or_one_below(tmp_path: Path) -> None:
     (tmp_path / "sub" / "deep").mkdir(parents=True)
     (tmp_path / "sub" / "b.csv").touch()
     (tmp_path / "sub" / "deep" / "c.csv").touch()
-    assert find(tmp_path, ["a.csv", "b.*"], "a place") == tmp_path / "sub" / "b.csv"
-    with pytest.raises(FileNotFoundError, match=r"has no a\.csv \(or c\.csv\): get it from a place"):
-        find(tmp_path, ["a.csv", "c.csv"], "a place")
+    assert find(tmp_path, ["a.csv", "b.*"], "a publisher") == tmp_path / "sub" / "b.csv"
+    with pytest.raises(FileNotFoundError, match=r"has no a\.csv \(or c\.csv\): get it from a publisher"):
+        find(tmp_path, ["a.csv", "c.csv"], "a publisher")
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        find(tmp_path / "none", ["a.csv"], "a place")
+        find(tmp_path / "none", ["a.csv"], "a publisher")
 
 
 def test_images_are_found_as_a_folder_or_an_archive(tmp_path: Path) -> None:
-    (tmp_path / "films.rar").touch()
-    with pytest.raises(FileNotFoundError, match=r"films\.rar is neither a folder of images nor an archive"):
-        find_images(tmp_path, "CXR*.png", ["films*"], "a place")
-    (tmp_path / "films.rar").rename(tmp_path / "films.tgz")
-    assert find_images(tmp_path, "CXR*.png", ["films*"], "a place") == tmp_path / "films.tgz"
+    (tmp_path / "images.rar").touch()
+    with pytest.raises(FileNotFoundError, match=r"images\.rar is neither a folder of images nor an archive"):
+        find_images(tmp_path, "CXR*.png", ["images*"], "a publisher")
+    (tmp_path / "images.rar").rename(tmp_path / "images.tgz")
+    assert find_images(tmp_path, "CXR*.png", ["images*"], "a publisher") == tmp_path / "images.tgz"
     (tmp_path / "png").mkdir()
     (tmp_path / "png" / "CXR1.png").touch()
-    assert find_images(tmp_path, "CXR*.png", ["films*"], "a place") == tmp_path / "png"
+    assert find_images(tmp_path, "CXR*.png", ["images*"], "a publisher") == tmp_path / "png"
 
 
 def test_table_is_read_packed_or_not(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_table_is_read_packed_or_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"a,b\n1,2\n", "it has no column 'c'"),
         (b"", "it has no column 'a'"),
@@ -165,11 +165,11 @@ def test_table_is_read_packed_or_not(tmp_path: Path) -> None:
         (b'a,b,c\n1,2,"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
     ],
 )
-def test_broken_table_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+def test_broken_table_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(content))
     for name in ("t.csv", "t.csv.gz"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read as a table: .*{told}"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a table: .*{message}"):
             list(read_csv(tmp_path / name, ("a", "b", "c")))
 
 

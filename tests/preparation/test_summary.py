@@ -15,7 +15,7 @@ EDEMA = FINDINGS.index("Edema")
 
 
 def labels_of(edema: int | None) -> tuple[int | None, ...]:
-    return tuple(edema if place == EDEMA else None for place in range(len(FINDINGS)))
+    return tuple(edema if position == EDEMA else None for position in range(len(FINDINGS)))
 
 
 @pytest.fixture
