@@ -123,7 +123,7 @@ def loss_of(level: Level, options: argparse.Namespace, batch: Batch) -> Tensor:
         missing = (0, MAX_TOKENS + 1 - batch["input_ids"].shape[1])
         input_ids = nn.functional.pad(batch["input_ids"], missing, value=task.backbone.tokenizer.pad_id)
         batch = Batch({**batch, "input_ids": input_ids, "text_mask": nn.functional.pad(batch["text_mask"], missing)})
-    batch = task.mask_batch(batch)
+    batch = task.masking(batch)
     batch = Batch({k: v.to(options.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
     attention = nullcontext() if level >= Level.ATTENTION else plain_attention(task.backbone.encoder)
     with attention, torch.autocast(options.device, torch.bfloat16, enabled=level >= Level.BF16):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medvill_pl import RetrievalTask
 from medvill_pl.evaluation.retrieval import draw_candidate_sets
+from medvill_pl.tasks.gallery import pad_texts
 from medvill_pl.tokenizer import MAX_TOKENS
 
 NUM_PAIRS, NUM_CANDIDATES = 354, 100  # of the paper's Open-I test split; per query
@@ -60,7 +61,7 @@ class Bench:
     def from_pixels(self, pairs: Pairs, pad_to: int | None = None) -> tuple[float, Tensor]:
         """Run image encoder and transformer for every pair: seconds, and logits, shape ``(P,)``."""
         start = clock(self.device)
-        input_ids, mask = self.task.pad([self.texts[report] for report in pairs[:, 1]])
+        input_ids, mask = pad_texts([self.texts[report] for report in pairs[:, 1]], self.task.tokenizer.pad_id)
         missing = (0, max(0, (pad_to or 0) - input_ids.shape[1]))
         input_ids = torch.nn.functional.pad(input_ids, missing, value=self.task.backbone.tokenizer.pad_id)
         with self.autocast():
@@ -71,7 +72,7 @@ class Bench:
     @torch.no_grad()
     def transformer_alone(self, tokens: Tensor, pairs: Pairs) -> float:
         """Seconds of the transformer, with all that it takes at hand."""
-        input_ids, mask = self.task.pad([self.texts[report] for report in pairs[:, 1]])
+        input_ids, mask = pad_texts([self.texts[report] for report in pairs[:, 1]], self.task.tokenizer.pad_id)
         start = clock(self.device)
         with self.autocast():
             self.task(tokens, input_ids, mask)

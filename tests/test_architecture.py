@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "synthetic": {"data", "tokenizer"},
     "tasks": {"data", "evaluation", "labeler", "models", "runs", "tokenizer", "weights"},
     "baselines": {"data", "evaluation", "labeler", "models", "runs", "tasks", "tokenizer", "weights"},
-    "callbacks": {"data", "evaluation", "html", "labeler", "models", "runs", "tasks"},
+    "callbacks": {"data", "evaluation", "html", "labeler", "runs", "tokenizer"},
     "demo": {
         "baselines",
         "callbacks",

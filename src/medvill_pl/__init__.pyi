@@ -28,15 +28,17 @@ from .models.medvill import BackboneOutput as BackboneOutput
 from .models.medvill import MedViLL as MedViLL
 from .synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
 from .synthetic.datamodule import SyntheticVQADataModule as SyntheticVQADataModule
+from .tasks.backbone_task import BackboneTask as BackboneTask
 from .tasks.base import BaseTask as BaseTask
-from .tasks.base import StepOutput as StepOutput
-from .tasks.base import load_backbone as load_backbone
+from .tasks.checkpoints import load_backbone as load_backbone
 from .tasks.classification import ClassificationTask as ClassificationTask
 from .tasks.generation import GenerationTask as GenerationTask
 from .tasks.pretraining import PretrainingTask as PretrainingTask
 from .tasks.result_table import ResultTable as ResultTable
 from .tasks.retrieval import RetrievalTask as RetrievalTask
+from .tasks.step import StepOutput as StepOutput
 from .tasks.vqa import VQATask as VQATask
+from .tokenizer import InputSpec as InputSpec
 from .tokenizer import ReportTokenizer as ReportTokenizer
 
 __version__: str

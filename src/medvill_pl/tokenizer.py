@@ -208,3 +208,22 @@ def mask_tokens(
     return MaskedTokens(
         torch.from_numpy(masked), torch.from_numpy(positions), torch.from_numpy(ids.reshape(-1)[positions])
     )
+
+
+class InputSpec(NamedTuple):
+    """What a model reads, which its data must agree with.
+
+    Attributes:
+        tokenizer: turns texts into the ids that the model knows.
+        image_size: side of the square images, in pixels.
+        max_tokens: longest text in tokens, without SEP_L.
+
+    Example:
+        >>> spec = InputSpec(ReportTokenizer.load("synthetic"), image_size=128, max_tokens=120)
+        >>> spec.image_size
+        128
+    """
+
+    tokenizer: ReportTokenizer
+    image_size: int
+    max_tokens: int

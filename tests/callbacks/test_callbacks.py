@@ -107,7 +107,7 @@ def test_example_table_holds_films_reports_and_predictions(
     data.setup("validate")
     assert sum(name in table for name in data.datasets["val"].examples.ids) == 2
     assert "match probability" in table
-    assert "attention of the word" in table
+    assert "attention of the token" in table
     assert count_pictures(staged) == 2 * 3  # film, attention of CLS, attention of a word
 
 
@@ -190,7 +190,7 @@ def val_batch(data: Any) -> Batch:
 def test_table_shows_where_cls_and_the_hidden_word_look_that_looks_most(
     task: PretrainingTask, data: SyntheticDataModule
 ) -> None:
-    batch = task.mask_batch(val_batch(data))
+    batch = task.masking(val_batch(data))
     rows = table_rows(task.eval(), batch, num_examples=8)
     assert len(rows) == int(batch["matched"].sum())
     weights = task.backbone.attention_weights(
@@ -207,8 +207,8 @@ def test_table_shows_where_cls_and_the_hidden_word_look_that_looks_most(
         tokens = task.backbone.tokenizer.tokens(batch["input_ids"][place].tolist())
         words = [at for at in hidden if tokens[at].isalnum()]  # rather than a punctuation mark
         best = max(words or hidden, key=lambda at: float(on_film[place, at]))
-        assert row["word"] == tokens[best]
-        for name in ("attention of CLS", "attention of the word"):
+        assert row["token"] == tokens[best]
+        for name in ("attention of CLS", "attention of the token"):
             picture = row[name]
             assert isinstance(picture, np.ndarray)
             assert picture.shape == (64, 64, 3)
@@ -222,15 +222,15 @@ def test_tables_of_the_other_tasks_show_words_where_they_predict_words(
     decoding = {"max_new_tokens": 4}
     writer = GenerationTask(tiny, decoding=decoding).eval()  # type: ignore[arg-type]
     row = table_rows(writer, pairs, 1)[0]
-    assert row["word"] in writer.backbone.tokenizer.tokens(pairs["input_ids"].flatten().tolist())
-    assert "attention of the word" in row
+    assert row["token"] in writer.backbone.tokenizer.tokens(pairs["input_ids"].flatten().tolist())
+    assert "attention of the token" in row
     rest = [(ClassificationTask(tiny, use_report=use), pairs) for use in (True, False)]
     rest += [(RetrievalTask(tiny), pairs), (VQATask(tiny, answers=["yes", "no"]), questions)]  # type: ignore[list-item]
     non_crossing = PretrainingTask(tiny, mask_strategy="non_crossing")  # its words do not see the image
-    rest += [(non_crossing, non_crossing.mask_batch(pairs))]  # type: ignore[list-item]
+    rest += [(non_crossing, non_crossing.masking(pairs))]  # type: ignore[list-item]
     for task, batch in rest:
         row = table_rows(task.eval(), batch, 1)[0]
-        assert "word" not in row
+        assert "token" not in row
         assert "attention of CLS" in row
 
 

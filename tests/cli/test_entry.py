@@ -46,7 +46,7 @@ def test_unknown_verb_is_told_the_choices(capsys: pytest.CaptureFixture[str]) ->
         (["-c=no-such-recipe.yaml"], "File does not exist"),
         (["--model.init_args.backbone_ckpt=x.ckpt", "--model.init_args.backbone=null"], "no such file: x.ckpt"),
         (["--model.init_args.backbone.image_encoder_weights=none.pth"], "no such file or folder: none.pth"),
-        (["--data.init_args.image_size=64"], "image_size is 64, the backbone's 32"),
+        (["--data.init_args.image_size=64"], "image_size is 64, the model's 32"),
         (["--ckpt_path=gone.ckpt"], "gone.ckpt"),
         (["--trainer.logger.init_args.save_dir=taken/runs"], "Not a directory"),
     ],

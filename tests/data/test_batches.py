@@ -381,25 +381,18 @@ def test_empty_report_is_just_sep(tokenizer: ReportTokenizer) -> None:
     assert batch["text_mask"].tolist() == [[True]]
 
 
-def test_one_index_is_a_batch_of_one(tokenizer: ReportTokenizer) -> None:
-    dataset = make_dataset(tokenizer)
-    one, same = dataset[3], dataset[BatchRequest(0, [3], [3])]
-    assert one["id"] == ["id 3"]
-    assert bool(one["matched"])
-    torch.testing.assert_close(one["input_ids"], same["input_ids"])
-    torch.testing.assert_close(one["seed"], same["seed"])
-
-
-@pytest.mark.parametrize(("max_tokens", "num_cut"), [(2, 2), (3, 2), (4, 1), (5, 1), (6, 0)])
-def test_long_reports_are_cut_and_counted_once(max_tokens: int, num_cut: int, tokenizer: ReportTokenizer) -> None:
+@pytest.mark.parametrize(("max_tokens", "num_truncated"), [(2, 2), (3, 2), (4, 1), (5, 1), (6, 0)])
+def test_long_reports_are_truncated_and_counted_once(
+    max_tokens: int, num_truncated: int, tokenizer: ReportTokenizer
+) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset = make_dataset(tokenizer, max_tokens, "val")
         batch = dataset[BatchRequest(0, [0, 1, 2, 3], [0, 1, 2, 3])]
-    assert dataset.num_cut == num_cut
-    said = [str(warning.message) for warning in caught if "cut" in str(warning.message)]
-    expected = f"{num_cut} of 4 texts of the val split are longer than {max_tokens} word pieces and were cut"
-    assert said == ([expected] if num_cut else [])
+    assert dataset.num_truncated == num_truncated
+    said = [str(warning.message) for warning in caught if "truncated" in str(warning.message)]
+    expected = f"{num_truncated} of 4 texts of the val split are longer than {max_tokens} tokens and were truncated"
+    assert said == ([expected] if num_truncated else [])
     whole = [[NO, EDEMA, SEEN, DOT], [EDEMA, DOT], [], [NO, EDEMA, DOT, NO, EDEMA, DOT]]
     for ids, mask, words in zip(batch["input_ids"], batch["text_mask"], whole, strict=True):
         assert ids[mask].tolist() == [*words[:max_tokens], SEP]
@@ -458,14 +451,8 @@ def test_other_image_is_that_of_another_question_and_each_serves_once(tokenizer:
     assert all(a != b for a, b in zip(own, other, strict=True))
 
 
-def test_one_question_is_a_batch_of_one(tokenizer: ReportTokenizer) -> None:
-    one, same = make_questions(tokenizer, "test")[3], make_questions(tokenizer, "test")[BatchRequest(0, [3], [3])]
-    assert one["answer"] == same["answer"] == ["no"]
-    torch.testing.assert_close(one["other_image"], same["other_image"])
-
-
-def test_long_questions_are_cut(tokenizer: ReportTokenizer) -> None:
-    with pytest.warns(UserWarning, match="2 of 4 texts of the test split are longer than 2 word pieces and were cut"):
+def test_long_questions_are_truncated(tokenizer: ReportTokenizer) -> None:
+    with pytest.warns(UserWarning, match="2 of 4 texts of the test split are longer than 2 tokens and were truncated"):
         batch = make_questions(tokenizer, "test", max_tokens=2)[BatchRequest(0, [0, 1], [0, 1])]
     assert batch["input_ids"].tolist() == [[NO, EDEMA, SEP], [EDEMA, DOT, SEP]]
     assert batch["is_truncated"].tolist() == [True, False]

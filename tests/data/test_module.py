@@ -258,6 +258,8 @@ def test_overfitting_sees_the_same_batches_in_every_epoch(tmp_path: Path) -> Non
     epochs = [[visit[2] for visit in seen if visit[0] == epoch] for epoch in range(NUM_EPOCHS)]
     assert len(epochs[0]) == 2
     assert epochs[0] == epochs[1] == epochs[2]
+    ids_and_seeds = {len([part for part in visit[2:] if isinstance(part, str)]) for visit in seen}
+    assert ids_and_seeds == {BATCH_SIZE}
 
 
 def test_batch_size_must_be_positive() -> None:

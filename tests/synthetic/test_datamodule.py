@@ -120,7 +120,7 @@ def test_examples_are_the_first_studies(split: Split) -> None:
 
 
 def test_text_is_truncated_at_max_tokens() -> None:
-    with pytest.warns(UserWarning, match="longer than 6 word pieces"):
+    with pytest.warns(UserWarning, match="longer than 6 tokens"):
         data = make(max_tokens=6)
     assert all(batch["input_ids"].shape == (len(batch["id"]), 7) for batch in data.train_dataloader())
 

@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
 from medvill_pl import (
+    BackboneTask,
     BaseTask,
     ClassificationTask,
     GenerationTask,
@@ -31,16 +32,17 @@ from medvill_pl import (
 from medvill_pl.batch import Batch
 from medvill_pl.models.image_encoder import make_cnn
 from medvill_pl.models.medvill import BackboneConfig
-from medvill_pl.tasks.base import NonFiniteLossError
+from medvill_pl.tasks.step import NonFiniteLossError
 
 MakeTrainer = Callable[..., Trainer]
 
 
-class NormalityTask(BaseTask):
+class NormalityTask(BackboneTask):
     """The smallest task: is the film normal?"""
 
     def __init__(self, backbone: BackboneConfig | None = None, backbone_ckpt: str | None = None) -> None:
-        super().__init__(backbone, backbone_ckpt, lr=1e-2, weight_decay=0.01, warmup_steps=0, compile=False, seed=0)
+        super().__init__(backbone, backbone_ckpt, lr=1e-2)
+        self.save_hyperparameters()
         self.head = nn.Linear(self.backbone.hparams["hidden_size"], 1)
 
     def metrics(self, stage: str) -> Mapping[str, MetricCollection]:
@@ -191,10 +193,14 @@ def test_validation_names_the_batch_whose_loss_is_nan(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_size": 32}, "the data's image_size is 32, the backbone's 64: give both the same"),
-        ({"tokenizer": "vocab.txt"}, r"the data's tokenizer has 6 tokens, the backbone's other [\d,]+: give both"),
+        ({"image_size": 32}, "the data's image_size is 32, the model's 64: say it once"),
+        (
+            {"tokenizer": "vocab.txt"},
+            r"the data's tokenizer \(6 tokens\) is not the model's \(272 tokens\): say it once",
+        ),
+        ({"max_tokens": 200}, "the data's max_tokens is 200, the model reads 120: say it once"),
     ],
-    ids=["image_size", "tokenizer"],
+    ids=["image_size", "tokenizer", "max_tokens"],
 )
 @pytest.mark.parametrize("stage", ["fit", "validate", "predict"])
 def test_data_that_do_not_fit_the_backbone_are_refused(
@@ -240,7 +246,8 @@ def test_every_trainable_weight_is_in_one_group_and_biases_and_norms_do_not_deca
         for name, module in task.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding)
     }
-    trainable = {name: p for name, p in task.named_parameters() if p.requires_grad}
+    unused = tuple(f"backbone.{name}" for name in task.unused_parameters)
+    trainable = {name: p for name, p in task.named_parameters() if p.requires_grad and not name.startswith(unused)}
     assert decay == {id(p): 0.25 if name in matrices | tables else 0.0 for name, p in trainable.items()}
     stem_is_trained = any(name.startswith("backbone.image_encoder.stages.0") for name in trainable)
     assert stem_is_trained == (frozen == 0)
@@ -382,7 +389,7 @@ def test_backbone_of_another_architecture_is_told_from_the_data(
 ) -> None:
     MedViLL(**{**tiny, "image_size": 32}).save_pretrained(tmp_path / "small")
     data = make_data() if cls is not VQATask else SyntheticVQADataModule(8, 4, 4, image_size=64)
-    with pytest.raises(ValueError, match="the data's image_size is 64, the backbone's 32: give both the same"):
+    with pytest.raises(ValueError, match="the data's image_size is 64, the model's 32: say it once"):
         make_trainer().fit(cls(backbone_ckpt=str(tmp_path / "small")), datamodule=data)
 
 

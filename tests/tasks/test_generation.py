@@ -276,7 +276,7 @@ def test_reports_of_a_short_limit_are_compared_with_the_whole_text(
     data = make_data(max_tokens=6)
     make_quick().test(task, datamodule=data, verbose=False)
     dataset = data.datasets["test"]
-    assert dataset.num_cut == 6
+    assert dataset.num_truncated == 6
     for row in task.results.rows:
         assert row["reference"] == dataset.examples.reports[dataset.examples.ids.index(row["id"])]
         assert row["num_tokens"] == 6  # the closing SEP of a cut report is not its own
@@ -497,7 +497,7 @@ def test_backbone_of_another_architecture_is_refused_in_a_line(
     _, checkpoint, _ = pretrained
     # Its own sizes come along with a backbone, so what can differ is the data,
     task = GenerationTask(backbone_ckpt=str(checkpoint))
-    with pytest.raises(ValueError, match="the data's image_size is 128, the backbone's 64") as error:
+    with pytest.raises(ValueError, match="the data's image_size is 128, the model's 64") as error:
         make_quick().fit(task, datamodule=make_data(image_size=128))
     assert "\n" not in str(error.value)
     # a run that goes on from a checkpoint of other sizes,
@@ -513,7 +513,7 @@ def test_backbone_of_another_architecture_is_refused_in_a_line(
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["backbone"]["intermediate_size"] = 48
     torch.save(content, tmp_path / "mixed.ckpt")
-    with pytest.raises(ValueError, match=r"mixed.ckpt do not fit MedViLL: .*intermediate.* \(64, 32\) there") as error:
+    with pytest.raises(ValueError, match=r"mixed.ckpt do not fit MedViLL: .*expand.* \(64, 32\) there") as error:
         GenerationTask(backbone_ckpt=str(tmp_path / "mixed.ckpt"))
     assert "\n" not in str(error.value)
 

@@ -120,7 +120,7 @@ def noise(task: PretrainingTask) -> Batch:
 
 def step_losses(task: PretrainingTask, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Total, MLM and IRM loss of a batch."""
-    output = task.step(task.mask_batch(batch))
+    output = task.step(task.masking(batch))
     return output.loss, output.losses["mlm_loss_step"], output.losses["irm_loss_step"]
 
 
@@ -184,7 +184,7 @@ def expected_scores(
 )
 def test_loss_of_seeded_weights_is_pinned(strategy: str, expected: float, make_task: MakeTask) -> None:
     task = make_task(strategy)
-    assert task.step(task.mask_batch(noise(task))).loss.item() == pytest.approx(expected, abs=5e-5)
+    assert task.step(task.masking(noise(task))).loss.item() == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize("on_non_matching", [False, True])
@@ -205,7 +205,7 @@ def test_words_are_hidden_in_all_reports_and_predicted_where_asked(
     on_non_matching: bool, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(mlm_on_non_matching=on_non_matching)
-    hidden = task.mask_batch(batch)
+    hidden = task.masking(batch)
     is_replaced = hidden["mlm_input_ids"] != batch["input_ids"]
     assert is_replaced.any(dim=1).all()
     rows = set((hidden["mlm_positions"] // batch["input_ids"].shape[1]).tolist())
@@ -224,7 +224,7 @@ def test_share_of_hidden_words_is_the_probability(make_task: MakeTask) -> None:
     batch = next(iter(data.val_dataloader()))
     num_words = batch["text_mask"].sum() - 60  # the closing SEP is no word
     for probability in (0.15, 0.6):
-        hidden = make_task(mlm_probability=probability).mask_batch(batch)
+        hidden = make_task(mlm_probability=probability).masking(batch)
         assert len(hidden["mlm_positions"]) / num_words == pytest.approx(probability, abs=0.03)
 
 
@@ -240,7 +240,10 @@ def test_every_trainable_weight_has_a_gradient(
     trainer.fit(task, train_dataloaders=DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
     gradients = notes.gradients
     assert [name for name, gradient in gradients.items() if gradient is None] == []  # DDP waits for each
-    assert gradients.keys() == {name for name, p in task.named_parameters() if p.requires_grad}
+    unused = tuple(f"backbone.{name}" for name in task.unused_parameters)
+    assert gradients.keys() == {
+        name for name, _ in task.named_parameters() if not unused or not name.startswith(unused)
+    }
     assert ("backbone.text_cls_position_embedding" in gradients) == (strategy == "non_crossing")
     assert gradients["irm_head.weight"].any()
     logged = trainer.callback_metrics
@@ -268,7 +271,7 @@ def with_other_words(task: PretrainingTask, batch: Batch) -> Batch:
 def test_matching_sees_the_report_but_under_seq2seq(strategy: str, make_task: MakeTask, batch: Batch) -> None:
     task = make_task(strategy)
     one, other = (
-        task(task.mask_batch(pairs), MaskStrategy(strategy)).pooled for pairs in (batch, with_other_words(task, batch))
+        task(task.masking(pairs), MaskStrategy(strategy)).pooled for pairs in (batch, with_other_words(task, batch))
     )
     assert torch.equal(one, other) == (strategy == "seq2seq")
     _, _, irm = step_losses(task, batch)
@@ -281,7 +284,7 @@ def test_matching_sees_the_report_but_under_seq2seq(strategy: str, make_task: Ma
 
 def test_pooled_of_non_crossing_is_made_of_image_and_report(make_task: MakeTask, batch: Batch) -> None:
     task = make_task("non_crossing")
-    hidden = task.mask_batch(batch)
+    hidden = task.masking(batch)
     before = task(hidden, MaskStrategy.NON_CROSSING)
     with torch.no_grad():
         task.backbone.text_cls_position_embedding += 1
@@ -438,7 +441,7 @@ def test_filled_masks_tell_the_likeliest_words_at_the_hidden_places(
     on_non_matching: bool, strategy: str, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(strategy, mlm_on_non_matching=on_non_matching)
-    hidden = task.mask_batch(batch)
+    hidden = task.masking(batch)
     with torch.no_grad():
         output = task(hidden, MaskStrategy(strategy))
         probabilities = task.backbone.mlm_logits(output.text).softmax(dim=2)
@@ -467,7 +470,7 @@ def test_filling_masks_leaves_the_task_as_it_was(is_training: bool, make_task: M
     task = make_task(backbone={"freeze_image_encoder_stages": 2}).train(is_training)
     modes = [module.training for module in task.modules()]
     state = {name: value.clone() for name, value in task.state_dict().items()}
-    first, second = (task.fill_masks(task.mask_batch(batch)) for _ in range(2))
+    first, second = (task.fill_masks(task.masking(batch)) for _ in range(2))
     assert first == second  # neither dropout nor sampling
     assert [module.training for module in task.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())

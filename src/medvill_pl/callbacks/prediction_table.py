@@ -1,4 +1,4 @@
-"""What is shown and written while a run goes on: throughput, example tables, predictions."""
+"""Predictions as a table on disk."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
+from medvill_pl.callbacks.protocols import Arranges
 from medvill_pl.files import free_name, write_atomically
 from medvill_pl.runs import gather, run_folder
 
@@ -49,14 +50,15 @@ class PredictionTable(BasePredictionWriter):
         rows = gather([row for batch in predictions for row in batch], trainer)
         if not trainer.is_global_zero:
             return
-        rows = list(getattr(pl_module, "arrange_predictions", list)(rows))
+        task = pl_module if isinstance(pl_module, Arranges) else None
+        rows = list(task.arrange_predictions(rows)) if task else rows
         columns = [name for name, value in rows[0].items() if not isinstance(value, list)]
         self._target.parent.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self._target.with_suffix(".jsonl"), lines.encode())
         write_atomically(self._target, _to_csv(columns, rows))
         rank_zero_info(f"{len(rows):,} predictions are in {self._target}")
-        rejected = getattr(getattr(trainer, "datamodule", None), "rejected", [])
+        rejected = task.data.rejected if task and task.data else ()
         if rejected:
             path = free_name(self._target.with_name("rejected.csv"))
             write_atomically(path, _to_csv(list(rejected[0]), rejected))

@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from medvill_pl import html
 from medvill_pl.batch import FINDINGS, Batch
+from medvill_pl.callbacks.protocols import Searches
 from medvill_pl.data.batches import Examples
-from medvill_pl.data.module import BaseDataModule
 from medvill_pl.files import free_name
 from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.runs import gather, run_folder
-from medvill_pl.tasks.retrieval import RetrievalTask
 
 
 class SearchPage(Callback):
     """Writes a page of what a search found: the query, best and worst results, with labels (the paper's Fig. 7).
 
-    It acts in ``predict`` with a :class:`RetrievalTask` that has a query. A frame is green where the set of positive
+    It acts in ``predict`` with a task that has a query. A frame is green where the set of positive
     findings equals the query's. The findings of a text are those of the same text in the corpus, else what
     :class:`CheXpertLabeler` reads in it; those of an image are known where the corpus has the same image. Text and
     images of the corpus are on the html.
@@ -65,8 +64,8 @@ class SearchPage(Callback):
             return
         rows = pl_module.arrange_predictions(gather(self._rows, trainer))
         same_image = gather(self._same_image, trainer)
-        data: Any = getattr(trainer, "datamodule", None)
-        if not trainer.is_global_zero or not isinstance(data, BaseDataModule):
+        data = pl_module.data
+        if not trainer.is_global_zero or data is None:
             return
         corpus = _Corpus(data.datasets["test"].examples)
         query = pl_module.query_text
@@ -85,8 +84,8 @@ class SearchPage(Callback):
         rank_zero_info(f"the best of them are shown in {path}")
 
 
-def _is_search(task: LightningModule) -> TypeGuard[RetrievalTask]:
-    return isinstance(task, RetrievalTask) and bool(task.query_image or task.query_text)
+def _is_search(task: LightningModule) -> TypeGuard[Searches]:
+    return isinstance(task, Searches) and bool(task.query_image or task.query_text)
 
 
 class _Corpus:
@@ -130,7 +129,7 @@ def _told_of(is_credentialed: bool) -> str:
     return "This page holds text and images of the corpus."
 
 
-def _query_card(task: RetrievalTask, findings: list[str] | None, corpus: _Corpus) -> str:
+def _query_card(task: Searches, findings: list[str] | None, corpus: _Corpus) -> str:
     if task.query_pixels is not None:
         told = html.paragraph(f"Query: {Path(str(task.query_image)).name}")
         unknown = "The corpus does not have this image, so its findings are not known: no result is marked."

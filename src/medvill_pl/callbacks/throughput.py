@@ -1,4 +1,4 @@
-"""What is shown and written while a run goes on: throughput, example tables, predictions."""
+"""How fast a run trains."""
 
 import time
 from typing import Any
@@ -7,8 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from medvill_pl.batch import Batch
-from medvill_pl.models.flops import forward_flops
-from medvill_pl.models.medvill import MedViLL
+from medvill_pl.callbacks.protocols import CountsFlops
 
 _DENSE_PEAKS = {
     "H200": 989e12,
@@ -88,11 +87,10 @@ class Throughput(Callback):
 
     def _count(self, task: LightningModule, batch: Batch) -> int:
         """FLOPs of forward and backward pass, which costs twice the forward."""
-        backbone = getattr(task, "backbone", None)
-        if task.device.type != "cuda" or not isinstance(backbone, MedViLL):
+        if task.device.type != "cuda" or not isinstance(task, CountsFlops):
             return 0
         size, length = batch["input_ids"].shape
-        return 3 * size * forward_flops(backbone, getattr(task, "num_visual_samples", None), length)
+        return 3 * size * task.flops_per_pair(length)
 
     def _figures(self, trainer: Trainer, device: torch.device, seconds: float) -> dict[str, float]:
         figures = {"throughput/pairs_per_second": self._pairs * trainer.world_size / seconds}

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from medvill_pl.batch import Batch, Split, derive_seed, label_set_keys
@@ -156,15 +156,16 @@ class PairDataset(Dataset[Batch]):
         examples: the pairs of the split.
         texts: what goes with each image: the reports, or in question answering the questions.
         tokenizer: turns texts into ids.
-        max_tokens: longer texts are cut to so many word pieces.
+        max_tokens: longer texts are truncated to this many tokens.
         split: name of the split.
         seed: seed of the run; a pair's own randomness follows from ``(seed, split, epoch, index)``
             and so depends neither on workers nor on processes.
 
     Attributes:
         augment: changes each image by the pair's seed; None leaves them as they are.
+        transform: what the task does to each batch before it leaves the worker; None for nothing.
         lengths: tokens of each text, with SEP_L, int64, shape ``(N,)``.
-        num_cut: texts that were longer than ``max_tokens``.
+        num_truncated: texts that were longer than ``max_tokens``.
     """
 
     def __init__(
@@ -178,14 +179,15 @@ class PairDataset(Dataset[Batch]):
     ) -> None:
         self.examples, self.texts = examples, texts
         self.augment: Callable[[Tensor, int], Tensor] | None = None
+        self.transform: Callable[[Batch], Batch] | None = None
         self._pad_id, self._split, self._seed = tokenizer.pad_id, split, seed
         encoded = tokenizer.encode(texts)
-        self._is_cut = np.array([len(ids) > max_tokens for ids in encoded])
-        self.num_cut = int(self._is_cut.sum())
-        if self.num_cut:
+        self._is_truncated = np.array([len(ids) > max_tokens for ids in encoded])
+        self.num_truncated = int(self._is_truncated.sum())
+        if self.num_truncated:
             rank_zero_warn(
-                f"{self.num_cut:,} of {len(encoded):,} texts of the {split} split are longer than {max_tokens} word "
-                "pieces and were cut"
+                f"{self.num_truncated:,} of {len(encoded):,} texts of the {split} split are longer than {max_tokens} "
+                "tokens and were truncated"
             )
         self.lengths = np.array([min(len(ids), max_tokens) + 1 for ids in encoded], dtype=np.int64)
         self._start = np.cumsum(self.lengths) - self.lengths
@@ -194,9 +196,7 @@ class PairDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, request: BatchRequest | int) -> Batch:
-        if isinstance(request, int):  # Lightning's overfit_batches puts a sampler of its own in place
-            request = BatchRequest(0, [request], [request])
+    def __getitem__(self, request: BatchRequest) -> Batch:
         epoch, images, reports = request
         input_ids = self._pad(reports)
         lengths = torch.from_numpy(self.lengths[reports])
@@ -208,12 +208,12 @@ class PairDataset(Dataset[Batch]):
             text_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=torch.from_numpy(self.examples.labels[images]),
             matched=torch.tensor(images) == torch.tensor(reports),
-            is_truncated=torch.from_numpy(self._is_cut[reports]),
+            is_truncated=torch.from_numpy(self._is_truncated[reports]),
             seed=torch.tensor(seeds),
         )
         if self._split != "train":
             batch["report"] = [self.texts[index] for index in images]
-        return batch
+        return self.transform(batch) if self.transform else batch
 
     def _image(self, index: int, seed: int) -> Tensor:
         image = self.examples.image(index)
@@ -234,7 +234,7 @@ class QuestionDataset(PairDataset):
     Args:
         questions: the questions of the split.
         tokenizer: turns questions into ids.
-        max_tokens: longer questions are cut to so many word pieces.
+        max_tokens: longer questions are truncated to this many tokens.
         split: name of the split.
         seed: seed of the run.
     """
@@ -246,9 +246,8 @@ class QuestionDataset(PairDataset):
     ) -> None:
         super().__init__(questions, questions.questions, tokenizer, max_tokens, split, seed)
 
-    def __getitem__(self, request: BatchRequest | int) -> Batch:
-        batch = super().__getitem__(request)
-        indices = [request] if isinstance(request, int) else request.images
+    def __getitem__(self, request: BatchRequest) -> Batch:
+        batch, indices = super().__getitem__(request), request.images
         batch["answer"] = [self.examples.answers[index] for index in indices]
         batch["answer_type"] = [self.examples.answer_types[index] for index in indices]
         batch["question_type"] = [self.examples.question_types[index] for index in indices]
@@ -363,3 +362,10 @@ class PairSampler(DistributedSampler[BatchRequest]):
         mine = slice(self.rank, None, self.num_replicas)
         for images, reports in self._batches(epoch)[start:]:
             yield BatchRequest(epoch if self._is_training else 0, images[mine].tolist(), reports[mine].tolist())
+
+
+class FixedPairSampler(PairSampler, SequentialSampler):  # type: ignore[misc]
+    """Yields the batches of the first epoch in every epoch, for the trainer's ``overfit_batches``.
+
+    Lightning replaces every sampler that is not a ``SequentialSampler`` by one that knows no batches.
+    """

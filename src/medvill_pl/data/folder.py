@@ -15,7 +15,6 @@ from torch import Tensor
 from medvill_pl.batch import FINDINGS, Split
 from medvill_pl.data.images import read_grey, read_square
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.tokenizer import MAX_TOKENS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
@@ -77,10 +76,10 @@ class FolderDataModule(BaseDataModule):
     Args:
         images: a folder or an image file.
         text: the text that goes with every image: a question, or a report; empty for tasks that read images alone.
-        tokenizer: what :meth:`ReportTokenizer.load` takes; the same as the backbone's.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: images of a batch, for each process.
-        max_tokens: a longer text is cut to so many word pieces.
+        max_tokens: a longer text is truncated to this many tokens; None takes the task's limit.
         num_workers: processes that prepare batches.
         cut_margins: cut the margins off the images, as the preparation of a corpus does.
 
@@ -105,10 +104,10 @@ class FolderDataModule(BaseDataModule):
         self,
         images: str,
         text: str = "",
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 16,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         num_workers: int = 4,
         cut_margins: bool = True,
     ) -> None:
@@ -121,7 +120,7 @@ class FolderDataModule(BaseDataModule):
         if not self._paths:
             raise FileNotFoundError(f"{images} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         self._ids = [root.name] if root.is_file() else [path.relative_to(root).as_posix() for path in self._paths]
-        self.text, self.has_questions = text, bool(text)
+        self.text, self.has_texts, self.has_questions = text, bool(text), bool(text)
 
     @cached_property
     def _faults(self) -> list[str]:

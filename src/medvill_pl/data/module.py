@@ -1,7 +1,9 @@
 """The base of all data modules: one loader for every split."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -13,6 +15,7 @@ from medvill_pl.data.augmentation import augment
 from medvill_pl.data.batches import (
     BatchPlan,
     Examples,
+    FixedPairSampler,
     Negatives,
     NonMatchingIndex,
     PairDataset,
@@ -21,9 +24,11 @@ from medvill_pl.data.batches import (
     Questions,
     index_negatives,
 )
-from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
+from medvill_pl.data.contract import DataUser
+from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
 
 _ORDER = ("batch_size", "bucket_batches", "negatives", "seed")
+_OF_TUNER = (".scale_batch_size_", ".lr_find_")
 _SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -32,43 +37,56 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
 }
 
 
+class _Told(NamedTuple):
+    """What the user of a data module told it; None is taken from the task."""
+
+    tokenizer: ReportTokenizer | None
+    image_size: int | None
+    max_tokens: int | None
+
+
 class BaseDataModule(LightningDataModule, ABC):
     """Batches of image-report pairs for every stage of a run.
 
     A subclass gives the pairs of each split. Validation uses ``val``; test and predict use ``test``.
 
+    Tokenizer, image size and longest text belong to the model. What a data module is not told, it takes from the task
+    that it runs with (see :meth:`connect`); what it is told must agree with the task.
+
     Args:
-        tokenizer: what :meth:`ReportTokenizer.load` takes; the same as the backbone's.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn: ``labels`` (the paper),
             ``text`` or ``none`` (all pairs match).
-        max_tokens: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are truncated to this many tokens; None takes the task's limit.
         bucket_batches: training pools so many batches and sorts the pool by length of text, which
             saves padding; 1 does not sort (see :class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
         seed: seed of order, pairing and masking.
-        augment: change the films of training a little, see :func:`medvill_pl.data.augmentation.augment`.
+        augment: change the images of training a little, see :func:`medvill_pl.data.augmentation.augment`.
 
     Attributes:
         name: name (and version) of the corpus.
         is_credentialed: whether the corpus' text and images may not be shared.
         has_questions: whether the text of each image is a question about it, which has an answer.
+        has_texts: whether the images come with a text.
         cut_margins: whether the margins of its images were cut off.
     """
 
     name: str
     is_credentialed: bool
     has_questions: bool = False
+    has_texts: bool = True
     cut_margins: bool = False
 
     def __init__(
         self,
-        tokenizer: str,
-        image_size: int,
+        tokenizer: str | None,
+        image_size: int | None,
         batch_size: int,
         negatives: Negatives,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -77,28 +95,115 @@ class BaseDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, not {batch_size}")
-        self.tokenizer = ReportTokenizer.load(tokenizer)
-        self.image_size, self.batch_size, self.negatives, self.max_tokens = (
-            image_size,
-            batch_size,
-            negatives,
-            max_tokens,
-        )
+        self._told = _Told(None if tokenizer is None else ReportTokenizer.load(tokenizer), image_size, max_tokens)
+        self._connected: InputSpec | None = None
+        self.batch_size, self.negatives = batch_size, negatives
         self.num_workers, self.seed = num_workers, seed
         self.bucket_batches, self.augment = bucket_batches, augment
         self.datasets: dict[Split, PairDataset] = {}
         self._indices: dict[Split, NonMatchingIndex | None] = {}
+
+    @property
+    def rejected(self) -> Sequence[Mapping[str, str]]:
+        """Images that could not be read, one mapping per image."""
+        return ()
+
+    def default_spec(self) -> InputSpec | None:
+        """What is taken where neither the user nor a task says it; None refuses to guess."""
+        return None
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Tokenizer, image size and longest text of the batches.
+
+        Raises:
+            ValueError: if one of them was neither told nor taken from a task yet.
+        """
+        if self._connected is not None:
+            return self._connected
+        told, fallback = self._told, self.default_spec()
+        if fallback is not None:
+            known = {name: value for name, value in told._asdict().items() if value is not None}
+            told = _Told(**(fallback._asdict() | known))
+        if told.tokenizer is None or told.image_size is None:
+            missing = [name for name, value in told._asdict().items() if value is None and name != "max_tokens"]
+            raise ValueError(
+                f"{type(self).__name__} does not know {', '.join(missing)}: use it in a trainer with a task, call "
+                "connect(task.input_spec), or tell it"
+            )
+        return InputSpec(told.tokenizer, told.image_size, told.max_tokens or MAX_TOKENS)
+
+    @property
+    def tokenizer(self) -> ReportTokenizer:
+        """Turns the texts into ids."""
+        return self.input_spec.tokenizer
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.input_spec.image_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text in tokens, without SEP_L."""
+        return self.input_spec.max_tokens
+
+    def connect(self, spec: InputSpec) -> None:
+        """Take from a model what this data module was not told; in a trainer it happens before each stage.
+
+        Args:
+            spec: what the model reads.
+
+        Raises:
+            ValueError: if the data module was told something that the model cannot read.
+
+        Example:
+            >>> from medvill_pl import MedViLL, SyntheticDataModule
+            >>> backbone = MedViLL("resnet_tiny", image_size=64, tokenizer="synthetic", hidden_size=8, num_layers=1,
+            ...                    num_heads=1, intermediate_size=8, max_tokens=40)
+            >>> data = SyntheticDataModule(num_train=4, num_val=4)
+            >>> data.connect(backbone.input_spec)
+            >>> data.image_size, data.max_tokens
+            (64, 40)
+        """
+        tokenizer, image_size, max_tokens = self._told
+        once = "say it once, for the model: the data takes it from there"
+        if tokenizer is not None and tokenizer != spec.tokenizer:
+            raise ValueError(
+                f"the data's tokenizer ({tokenizer.vocab_size:,} tokens) is not the model's "
+                f"({spec.tokenizer.vocab_size:,} tokens): {once}"
+            )
+        if image_size is not None and image_size != spec.image_size:
+            raise ValueError(f"the data's image_size is {image_size}, the model's {spec.image_size}: {once}")
+        if max_tokens is not None and max_tokens > spec.max_tokens:
+            raise ValueError(f"the data's max_tokens is {max_tokens}, the model reads {spec.max_tokens}: {once}")
+        spec = spec if max_tokens is None else spec._replace(max_tokens=max_tokens)
+        if self._connected is not None and self._connected != spec:
+            self.datasets, self._indices = {}, {}  # they were tokenised for another model
+        self._connected = spec
+
+    def _connect_to_task(self) -> None:
+        task: object = self.trainer.lightning_module if self.trainer else None
+        if isinstance(task, DataUser):
+            if task.input_spec is not None:
+                self.connect(task.input_spec)
+            task.data = self
+
+    def prepare_data(self) -> None:
+        """Connect to the trainer's task, before anything is prepared or tokenised for it."""
+        self._connect_to_task()
 
     @abstractmethod
     def examples(self, split: Split) -> Examples:
         """The pairs of one split."""
 
     def setup(self, stage: Literal["fit", "validate", "test", "predict"] | str) -> None:
-        """Tokenise the splits that a stage needs.
+        """Connect to the trainer's task, and tokenise the splits that a stage needs.
 
         Raises:
-            ValueError: if a split is empty, or none of its reports can be non-matching.
+            ValueError: if the task reads something else, a split is empty, or none of its reports can be non-matching.
         """
+        self._connect_to_task()
         for split in _SPLITS[stage]:
             if split not in self.datasets:
                 examples = self.examples(split)
@@ -106,6 +211,21 @@ class BaseDataModule(LightningDataModule, ABC):
                 self.datasets[split] = self._dataset(examples, split)
                 if self.augment and split == "train":
                     self.datasets[split].augment = augment
+            self.datasets[split].transform = self.transform_of(split)
+
+    def transform_of(self, split: Split) -> Callable[[Batch], Batch] | None:
+        """What the trainer's task does to each batch of a split; None for nothing, or without a task."""
+        task: object = self.trainer.lightning_module if self.trainer else None
+        return task.batch_transform(split) if isinstance(task, DataUser) else None
+
+    def training_examples(self) -> Examples | None:
+        """The training split, from which baselines follow; None where there is none."""
+        if "train" in self.datasets:
+            return self.datasets["train"].examples
+        try:
+            return self.examples("train")
+        except (FileNotFoundError, ValueError):
+            return None
 
     def _dataset(self, examples: Examples, split: Split) -> PairDataset:
         if self.has_questions:
@@ -140,8 +260,10 @@ class BaseDataModule(LightningDataModule, ABC):
             self.bucket_batches,
         )
         is_training = split == "train"
-        sampler = PairSampler(plan, rank, is_training, self._position if is_training and trainer else None)
-        return self._over(dataset, sampler)
+        if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
+            return self._over(dataset, FixedPairSampler(plan, rank, is_training, lambda: (0, 0)))
+        position = self._position if is_training and trainer else None
+        return self._over(dataset, PairSampler(plan, rank, is_training, position))
 
     def _over(self, dataset: Dataset[Batch], sampler: PairSampler | None = None) -> DataLoader[Batch]:
         """A loader of batches that are whole already, its workers staying from epoch to epoch."""
@@ -184,7 +306,9 @@ class BaseDataModule(LightningDataModule, ABC):
             ValueError: if training is resumed with another batch size, number of processes or seed.
         """
         ours = self.state_dict()
-        is_resumed = self.trainer is not None and self.trainer.state.fn == "fit"
+        # Lightning's tuner, which tries batch sizes, puts back the weights of before from a file of its own.
+        is_tuned = self.trainer is not None and Path(self.trainer.ckpt_path or "").name.startswith(_OF_TUNER)
+        is_resumed = self.trainer is not None and self.trainer.state.fn == "fit" and not is_tuned
         changed = [
             f"{name} was {value} and is {ours[name]}" for name, value in state_dict.items() if ours[name] != value
         ]

@@ -15,7 +15,6 @@ from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
 from medvill_pl.data.corpus.schema import NOT_MENTIONED, parse_labels
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.tokenizer import MAX_TOKENS
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -161,11 +160,11 @@ class PairsDataModule(BaseDataModule):
         val_fraction: share of the rows for validation, where there is no ``split_column``.
         test_fraction: share of the rows for test, where there is no ``split_column``.
         is_credentialed: True keeps text and images of the corpus out of what is sent elsewhere.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_tokens: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are truncated to this many tokens; None takes the task's limit.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -193,11 +192,11 @@ class PairsDataModule(BaseDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         is_credentialed: bool = False,
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -216,16 +215,25 @@ class PairsDataModule(BaseDataModule):
         self._table = Path(table)
         self.name, self.is_credentialed, self.cut_margins = self._table.stem, is_credentialed, cut_margins
         if self._table.is_dir():
-            self.corpus, info = self._table, CorpusInfo.read(self._table)
+            info = CorpusInfo.read(self._table)
             self.name, self.is_credentialed = info.source, is_credentialed or info.credentialed
             self.cut_margins = info.cut_margins
-            return
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus folder: the one given, or one beside the table that is named by the options it depends on."""
+        if self._table.is_dir():
+            return self._table
+        if self.hparams["corpus"]:
+            return Path(self.hparams["corpus"])
         settings = {name: value for name, value in self.hparams.items() if name not in _BATCH_ARGUMENTS}
-        beside = f"{self._table.name}.corpus-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
-        self.corpus = Path(corpus) if corpus else self._table.with_name(beside)
+        settings |= {"image_size": self.image_size}
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+        return self._table.with_name(f"{self._table.name}.corpus-{digest}")
 
     def prepare_data(self) -> None:
         """Prepare the corpus folder, unless it is there for the table as it is."""
+        super().prepare_data()
         if self._table.is_dir():
             return
         rows, info = self.read_rows()

@@ -6,7 +6,6 @@ from medvill_pl.batch import Split
 from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.tokenizer import MAX_TOKENS
 
 
 class PreparedDataModule(BaseDataModule):
@@ -14,11 +13,11 @@ class PreparedDataModule(BaseDataModule):
 
     Args:
         corpus: folder of the prepared corpus.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_tokens: longer texts are cut to so many word pieces.
+        max_tokens: longer texts are truncated to this many tokens; None takes the task's limit.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -32,11 +31,11 @@ class PreparedDataModule(BaseDataModule):
     def __init__(
         self,
         corpus: str,
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,

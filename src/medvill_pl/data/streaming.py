@@ -16,7 +16,6 @@ from medvill_pl.data.batches import BatchPlan, BatchRequest, Negatives, PairData
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
 from medvill_pl.data.corpus.reader import decode_square, label_array
 from medvill_pl.data.module import BaseDataModule
-from medvill_pl.tokenizer import MAX_TOKENS
 
 
 def _stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: int = 1) -> Iterator[dict[str, Any]]:
@@ -138,11 +137,11 @@ class StreamingDataModule(BaseDataModule):
     Args:
         corpus: folder of the prepared corpus, or its address in a form that fsspec knows, such as ``s3://...``.
         local: folder for the copy of validation and test.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: pairs of a batch, for each process.
         negatives: how the non-matching half of the pairs is drawn, in training among the rows of a buffer.
-        max_tokens: longer reports are cut to so many word pieces.
+        max_tokens: longer reports are truncated to this many tokens; None takes the task's limit.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches; at most the number of training shards over that of processes.
         seed: seed of order, pairing and masking.
@@ -158,11 +157,11 @@ class StreamingDataModule(BaseDataModule):
         self,
         corpus: str,
         local: str,
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 16,
         negatives: Negatives = "none",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         bucket_batches: int = 4,
         num_workers: int = 4,
         seed: int = 0,
@@ -186,6 +185,7 @@ class StreamingDataModule(BaseDataModule):
 
     def prepare_data(self) -> None:
         """Copy validation and test, and last of all the ``corpus.json``, unless they are there."""
+        super().prepare_data()
         self.local.mkdir(parents=True, exist_ok=True)
         copied = self.local / "corpus.json"
         if copied.exists() and CorpusInfo.read(self.local) == self._info:

@@ -3,7 +3,6 @@
 from medvill_pl.batch import Split
 from medvill_pl.data.corpus import CorpusExamples
 from medvill_pl.data.prepared import PreparedDataModule
-from medvill_pl.tokenizer import MAX_TOKENS
 
 SOURCE = "vqa-rad"
 
@@ -14,10 +13,10 @@ class VQARADDataModule(PreparedDataModule):
     Args:
         corpus: folder of the prepared corpus.
         organ: keep the questions about images of this organ only, such as ``chest``; None keeps all.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the square images in pixels.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
+        image_size: side of the square images in pixels; None takes the task's.
         batch_size: questions of a batch, for each process.
-        max_tokens: longer questions are cut to so many word pieces.
+        max_tokens: longer questions are truncated to this many tokens; None takes the task's limit.
         num_workers: processes that prepare batches.
         seed: seed of the order.
         augment: change the images of training a little.
@@ -35,10 +34,10 @@ class VQARADDataModule(PreparedDataModule):
         self,
         corpus: str,
         organ: str | None = None,
-        tokenizer: str = "bert-base-uncased",
-        image_size: int = 512,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 16,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
         augment: bool = False,

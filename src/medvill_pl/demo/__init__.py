@@ -257,7 +257,7 @@ def evaluate(task: PretrainingTask, data: SyntheticDataModule) -> Pretrained:
     sums: dict[str, float] = dict.fromkeys(("own", "other", "unigram", "right"), 0.0)
     matched, match_logits, targets = [], [], []
     for plain in data.test_dataloader():
-        batch = task.mask_batch(plain)
+        batch = task.masking(plain)
         target = batch["mlm_targets"]
         logits, irm_logits = task.score(batch, STRATEGY)
         other_logits, _ = task.score(Batch(**{**batch, "image": batch["image"].roll(1, 0)}), STRATEGY)

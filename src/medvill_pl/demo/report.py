@@ -16,6 +16,7 @@ from medvill_pl.demo import STRATEGY, Pretrained, Story
 from medvill_pl.demo.training import FILMS_A_STEP, History
 from medvill_pl.evaluation.figures import attention_on_image, overlay
 from medvill_pl.tasks.classification import ClassificationTask
+from medvill_pl.tasks.gallery import pad_texts
 from medvill_pl.tasks.generation import GenerationTask
 from medvill_pl.tasks.pretraining import MaskedReport, PretrainingTask
 from medvill_pl.tasks.result_table import slice_batch
@@ -165,7 +166,7 @@ class Shown(NamedTuple):
 
 def _examples(task: PretrainingTask, data: Any, number: int = 4) -> list[Shown]:
     """Matching pairs of the batch in the middle, whose reports have the usual length."""
-    batch = task.mask_batch(_middle_batch(data))
+    batch = task.masking(_middle_batch(data))
     return [Shown(batch, report) for report in task.fill_masks(batch)[:number]]
 
 
@@ -312,7 +313,7 @@ def _searches(task: RetrievalTask, examples: Any, queries: Sequence[int] = (3, 1
     number = min(POOL, len(examples.ids))
     films = torch.stack([examples.image(index) for index in range(number)])
     tokens = task.backbone.encode_image(films)
-    ids, mask = task.pad(task.encode_texts(list(examples.reports[:number])))
+    ids, mask = pad_texts(task.encode_texts(list(examples.reports[:number])), task.tokenizer.pad_id)
     parts = []
     for query in queries:
         findings = _positive(examples, query)

@@ -14,7 +14,7 @@ from medvill_pl.models.initial_weights import load_bert, load_cnn
 from medvill_pl.models.legacy import rename_on_load
 from medvill_pl.models.modes import evaluating
 from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding
-from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
+from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
 
 _BERT_STD = 0.02
 """Standard deviation of BERT's initial weights, which are 768 wide."""
@@ -361,6 +361,11 @@ class MedViLL(HubModule):
             joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
             self.encoder(joint, mask, on_attention=keep)
         return torch.stack(layers, dim=1)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the model reads, which its data must agree with."""
+        return InputSpec(self.tokenizer, self.hparams["image_size"], self.hparams["max_tokens"])
 
     def config(self) -> BackboneConfig:
         """Arguments that build a backbone of this shape anywhere: no file, name or network is needed.

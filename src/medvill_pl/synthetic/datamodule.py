@@ -16,7 +16,7 @@ from medvill_pl.synthetic.grammar import write_report
 from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.rendering import render
 from medvill_pl.synthetic.study import VERSION, Study, studies
-from medvill_pl.tokenizer import MAX_TOKENS
+from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
 
 
 class SyntheticExamples:
@@ -133,11 +133,12 @@ class SyntheticDataModule(BaseDataModule):
         num_train: pairs of the training split.
         num_val: pairs of the validation split.
         num_test: pairs of the test split.
-        tokenizer: what :meth:`ReportTokenizer.load` takes; ``synthetic`` knows just the corpus' words.
-        image_size: side of the images in pixels, 32 or more.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's, without a task ``synthetic``,
+            which knows just the corpus' words.
+        image_size: side of the images in pixels, 32 or more; None takes the task's, without a task 128.
         batch_size: pairs per batch and process.
         negatives: how the non-matching half of the pairs is drawn.
-        max_tokens: longer reports are truncated to this many tokens.
+        max_tokens: longer reports are truncated to this many tokens; None takes the task's limit.
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
@@ -163,11 +164,11 @@ class SyntheticDataModule(BaseDataModule):
         num_train: int = 4000,
         num_val: int = 400,
         num_test: int = 400,
-        tokenizer: str = "synthetic",
-        image_size: int = 128,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 32,
         negatives: Negatives = "none",
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         bucket_batches: int = 1,
         num_workers: int = 0,
         seed: int = 0,
@@ -182,13 +183,28 @@ class SyntheticDataModule(BaseDataModule):
         for split, number in self.num_pairs.items():
             if number < 1:
                 raise ValueError(f"num_{split} must be positive, not {number}")
-        if image_size < 32:
-            raise ValueError(f"image_size must be 32 or more, not {image_size}")
+        if image_size is not None:
+            _check_size(image_size)
         self.corpus_seed = corpus_seed
+
+    def default_spec(self) -> InputSpec:
+        """The corpus' own vocabulary, at 128 pixels."""
+        return _default_spec()
 
     def examples(self, split: Split) -> SyntheticExamples:
         """The pairs of one split."""
+        _check_size(self.image_size)
         return _examples(split, self.num_pairs[split], self.image_size, self.corpus_seed, self.num_workers > 0)
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < 32:
+        raise ValueError(f"image_size must be 32 or more, not {image_size}")
+
+
+@lru_cache(maxsize=1)
+def _default_spec() -> InputSpec:
+    return InputSpec(ReportTokenizer.load("synthetic"), 128, MAX_TOKENS)
 
 
 @lru_cache(maxsize=8)
@@ -204,10 +220,10 @@ class SyntheticVQADataModule(BaseDataModule):
         num_train: images of the training split, each with several questions.
         num_val: images of the validation split.
         num_test: images of the test split.
-        tokenizer: what :meth:`ReportTokenizer.load` takes.
-        image_size: side of the images in pixels, 32 or more.
+        tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's, without a task ``synthetic``.
+        image_size: side of the images in pixels, 32 or more; None takes the task's, without a task 128.
         batch_size: questions per batch and process.
-        max_tokens: longer questions are truncated to this many tokens.
+        max_tokens: longer questions are truncated to this many tokens; None takes the task's limit.
         num_workers: processes that prepare batches.
         seed: seed of the order.
         corpus_seed: another value gives another corpus of the same kind.
@@ -232,10 +248,10 @@ class SyntheticVQADataModule(BaseDataModule):
         num_train: int = 4000,
         num_val: int = 400,
         num_test: int = 400,
-        tokenizer: str = "synthetic",
-        image_size: int = 128,
+        tokenizer: str | None = None,
+        image_size: int | None = None,
         batch_size: int = 64,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
         corpus_seed: int = 0,
@@ -245,6 +261,15 @@ class SyntheticVQADataModule(BaseDataModule):
         self._images = SyntheticDataModule(
             num_train, num_val, num_test, tokenizer, image_size, num_workers=num_workers, corpus_seed=corpus_seed
         )
+
+    def default_spec(self) -> InputSpec:
+        """The corpus' own vocabulary, at 128 pixels."""
+        return _default_spec()
+
+    def connect(self, spec: InputSpec) -> None:
+        """Take from a model what was not told (see :meth:`BaseDataModule.connect`)."""
+        super().connect(spec)
+        self._images.connect(self.input_spec)
 
     def examples(self, split: Split) -> SyntheticQuestions:
         """The questions of one split."""

@@ -10,12 +10,15 @@ from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.evaluation.classification import choose_thresholds, undefined_findings
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.models.medvill import BackboneConfig
-from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head
+from medvill_pl.tasks.attention import ImageAttention
+from medvill_pl.tasks.backbone_task import BackboneTask, make_head
+from medvill_pl.tasks.optimizers import Schedule
+from medvill_pl.tasks.step import StepOutput
 
 Uncertain = Literal["negative", "positive", "ignore"]
 
 
-class ClassificationTask(BaseTask):
+class ClassificationTask(BackboneTask):
     """Fine-tunes a backbone to tell which findings an image (with its report) shows: one head a finding, on CLS.
 
     The labels of most corpora are read off the reports, so with the report as input they can be read off
@@ -30,11 +33,12 @@ class ClassificationTask(BaseTask):
         use_report: take image and report (the paper), or the image alone.
         uncertain: what a finding that is uncertain (-1) counts as.
         lr: learning rate of AdamW.
-        weight_decay: of all weights but biases and norms.
+        weight_decay: of all weights but biases, norms and other vectors.
         warmup_steps: optimizer steps over which the rate rises linearly.
         schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
+        freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
 
     Example:
         >>> small = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
@@ -43,6 +47,8 @@ class ClassificationTask(BaseTask):
     """
 
     score_fn = "medvill_pl.evaluation.classification.classification_scores"
+    monitor, mode = "val/auroc_micro", "max"
+    fixed_hyperparameters = ("use_report",)
     threshold: Tensor
 
     def __init__(
@@ -57,9 +63,19 @@ class ClassificationTask(BaseTask):
         schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
+        freeze_backbone: bool = False,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
-        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
+        super().__init__(
+            backbone,
+            backbone_ckpt,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            compile=compile,
+            seed=seed,
+            freeze_backbone=freeze_backbone,
+        )
         self.save_hyperparameters()
         self.use_report, self.uncertain = use_report, uncertain
         self.unused_parameters = ("text_cls_position_embedding", "mlm_head")
@@ -76,12 +92,11 @@ class ClassificationTask(BaseTask):
         """
         super().setup(stage)
         self._is_labelled = torch.ones(len(FINDINGS), dtype=torch.bool)
-        datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
-        for part in datasets.values():
+        for part in self.data.datasets.values() if self.data else ():
             self._is_labelled = torch.tensor([finding in part.examples.labelled for finding in FINDINGS])
         if stage != "predict" and not self._is_labelled.any():
             raise ValueError("the corpus labels no finding, so there is nothing to classify: prepare it with labels")
-        if self.use_report and getattr(getattr(self.trainer, "datamodule", None), "text", None) == "":
+        if self.use_report and self.data is not None and not self.data.has_texts:
             rank_zero_warn("the task reads image and report, but the images come without one: give the folder a text")
         if self.use_report and stage == "fit":
             rank_zero_warn(
@@ -134,12 +149,19 @@ class ClassificationTask(BaseTask):
         if stage == "val":
             probability, label = (torch.tensor([row[name] for row in rows]) for name in ("probability", "label"))
             self.threshold.copy_(choose_thresholds(probability, label))
-        examples = self.training_examples()
+        examples = self.data.training_examples() if self.data else None
         frequency = None
         if examples is not None:
             target = self.targets(torch.from_numpy(examples.labels).to(self.device))
             frequency = target.nanmean(0).nan_to_num(0.0).tolist()
         return {"findings": list(FINDINGS), "threshold": self.threshold.tolist(), "frequency": frequency}
+
+    def image_attention(self, batch: Batch) -> ImageAttention:
+        """Where CLS looks; without the report where the task does not read it."""
+        if self.use_report:
+            return super().image_attention(batch)
+        no_text = batch["input_ids"][:, :0]
+        return super().image_attention(Batch({**batch, "input_ids": no_text, "text_mask": no_text.bool()}))
 
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: the findings that are there, and those thought likeliest."""

@@ -1,14 +1,13 @@
 """Report generation: a report for an image, word after word (MedViLL, Sec. IV-C.4)."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from medvill_pl.batch import Batch
+from medvill_pl.batch import Batch, Split
 from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.labeler.base import Labeler, check_labels, load_labeler
@@ -22,7 +21,11 @@ from medvill_pl.models.decoding.generate import (
     token_attention,
 )
 from medvill_pl.models.medvill import BackboneConfig
-from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, mask_batch, pin_masked_tokens
+from medvill_pl.tasks.attention import ImageAttention, last_layer_maps
+from medvill_pl.tasks.backbone_task import BackboneTask
+from medvill_pl.tasks.masking import TokenMasking
+from medvill_pl.tasks.optimizers import Schedule
+from medvill_pl.tasks.step import StepOutput
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -42,7 +45,7 @@ class DecodingOptions(TypedDict, total=False):
 Objective = Literal["mlm", "every_word"]
 
 
-class GenerationTask(BaseTask):
+class GenerationTask(BackboneTask):
     """Fine-tunes a backbone to write the report of an image, under seq2seq whatever it was pre-trained with.
 
     Training hides words as pre-training does, and the closing SEP_L of half the reports, so that the model learns
@@ -62,14 +65,17 @@ class GenerationTask(BaseTask):
         labeler: import path of a labeler: a class without arguments whose objects turn a list of texts into
             labels, floating point, shape ``(N, 14)``, NaN = not mentioned.
         lr: learning rate of AdamW.
-        weight_decay: of all weights but biases and norms.
+        weight_decay: of all weights but biases, norms and other vectors.
         warmup_steps: optimizer steps over which the rate rises linearly.
         schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
+        freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
     """
 
+    monitor, mode = "val/perplexity", "min"
     score_fn = "medvill_pl.evaluation.generation.generation_scores"
+    head_parameters = ("mlm_head",)
     unused_parameters = ("text_cls_position_embedding", "pooler")
 
     def __init__(
@@ -87,9 +93,19 @@ class GenerationTask(BaseTask):
         schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
+        freeze_backbone: bool = False,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
-        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
+        super().__init__(
+            backbone,
+            backbone_ckpt,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            compile=compile,
+            seed=seed,
+            freeze_backbone=freeze_backbone,
+        )
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
@@ -99,8 +115,6 @@ class GenerationTask(BaseTask):
         self.decoding = DecodingConfig(**(decoding or {}))
         self.return_attention = return_attention
         self._labeler_path = labeler
-        # Lightning warns of the hook below wherever there is a data module.
-        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
 
     @cached_property
     def _labeler(self) -> Labeler:
@@ -112,15 +126,13 @@ class GenerationTask(BaseTask):
         if stage in ("fit", "test"):
             _ = self._labeler
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Hide words for training, on the CPU, so that the device never waits to learn how many."""
-        if not self.trainer.training or self.objective != "mlm":
-            return batch
-        everywhere = torch.ones_like(batch["matched"])
-        batch = mask_batch(
-            batch, self.backbone.tokenizer, everywhere, self.mlm_probability, ends=~batch["is_truncated"]
-        )
-        return pin_masked_tokens(batch) if self.device.type == "cuda" else batch
+    def batch_transform(self, split: Split) -> Callable[[Batch], Batch] | None:
+        """Mask tokens for training under ``mlm``."""
+        return self._masking if split == "train" and self.objective == "mlm" else None
+
+    @property
+    def _masking(self) -> TokenMasking:
+        return TokenMasking(self.backbone.tokenizer, self.mlm_probability, non_matching=True, ends=True)
 
     # -- likelihood --------------------------------------------------------------------------------
 
@@ -148,6 +160,8 @@ class GenerationTask(BaseTask):
         return StepOutput(-of_reports.sum() / counted.sum(), results=results, loss_weight=int(counted.sum()))
 
     def _mlm_loss(self, batch: Batch, visual_tokens: Tensor) -> Tensor:
+        if "mlm_input_ids" not in batch:  # of a user's own loader
+            batch = self._masking(batch)
         output = self.backbone(
             visual_tokens=visual_tokens,
             input_ids=batch["mlm_input_ids"],
@@ -187,11 +201,18 @@ class GenerationTask(BaseTask):
 
     def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
         """In a test, the constant report with its labels, as a baseline."""
-        examples = self.training_examples() if stage == "test" else None
+        examples = self.data.training_examples() if self.data and stage == "test" else None
         if examples is None:
             return {"constant": None}
         constant = best_constant_report(examples.reports)
         return {"constant": constant, "constant_labels": self._labels([constant])[0]}
+
+    def image_attention(self, batch: Batch) -> ImageAttention:
+        """Where CLS looks, and where the MASK looked that each token of the reference is predicted from."""
+        inputs = {"images": batch["image"], "input_ids": batch["input_ids"], "text_mask": batch["text_mask"]}
+        cls = last_layer_maps(self.backbone, **inputs, strategy=MaskStrategy.SEQ2SEQ)[:, 0]
+        tokens = token_attention(self.backbone, **inputs)[:, -1].mean(1).nan_to_num()
+        return ImageAttention(cls, tokens.reshape(*tokens.shape[:2], *cls.shape[1:]))
 
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: the reference and the report that is written."""

@@ -1,7 +1,6 @@
 """Pre-training: masked language modelling and image-report matching (MedViLL, Sec. III-B.4)."""
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,18 +8,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
-from medvill_pl.batch import Batch
+from medvill_pl.batch import Batch, Split
 from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
+from medvill_pl.models.flops import forward_flops
 from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
-from medvill_pl.tasks.base import (
-    BaseTask,
-    Schedule,
-    StepOutput,
-    make_head,
-    mask_batch,
-    need_negatives,
-    pin_masked_tokens,
-)
+from medvill_pl.models.modes import evaluating
+from medvill_pl.tasks.attention import ImageAttention, last_layer_maps
+from medvill_pl.tasks.backbone_task import make_head
+from medvill_pl.tasks.masking import TokenMasking
+from medvill_pl.tasks.matching import MatchingTask
+from medvill_pl.tasks.optimizers import Schedule
+from medvill_pl.tasks.step import StepOutput
 
 MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
@@ -87,7 +85,7 @@ class MaskedReport(NamedTuple):
     match_probability: float
 
 
-class PretrainingTask(BaseTask):
+class PretrainingTask(MatchingTask):
     """Pre-trains a backbone by MLM and IRM under a mask strategy.
 
     The batches need non-matching pairs: give the data module ``negatives="labels"``. Words are
@@ -103,17 +101,21 @@ class PretrainingTask(BaseTask):
         mlm_probability: share of word pieces to hide.
         mlm_on_non_matching: predict hidden words of non-matching pairs too, as the released code does.
         lr: learning rate of AdamW.
-        weight_decay: of all weights but biases and norms.
+        weight_decay: of all weights but biases, norms and other vectors.
         warmup_steps: optimizer steps over which the rate rises linearly.
         schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout, sampling and draws.
+        freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
 
     Example:
         >>> small = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
         ...          "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
         >>> task = PretrainingTask(backbone=small, mask_strategy="bar", lr=1e-3)
     """
+
+    head_parameters = ("mlm_head",)
+    fixed_hyperparameters = ("mask_strategy",)
 
     def __init__(
         self,
@@ -129,10 +131,20 @@ class PretrainingTask(BaseTask):
         schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
+        freeze_backbone: bool = False,
     ) -> None:
         self._strategy = MaskStrategy(mask_strategy)
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
-        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
+        super().__init__(
+            backbone,
+            backbone_ckpt,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            compile=compile,
+            seed=seed,
+            freeze_backbone=freeze_backbone,
+        )
         mask_strategy = self._strategy.value
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
@@ -160,29 +172,14 @@ class PretrainingTask(BaseTask):
     def _runs_both(self, stage: str) -> bool:
         return self._strategy is MaskStrategy.BI_SEQ2SEQ and stage != "train"
 
-    def setup(self, stage: str) -> None:
-        """Build the metrics and check the data, as every task does."""
-        super().setup(stage)
-        # Lightning warns of the hook below wherever there is a data module.
-        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+    def batch_transform(self, split: Split) -> Callable[[Batch], Batch]:
+        """Mask tokens in every split."""
+        return self.masking
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Hide words, on the CPU, so that the device never waits to learn how many."""
-        batch = self.mask_batch(batch)
-        return pin_masked_tokens(batch) if self.device.type == "cuda" else batch
-
-    def mask_batch(self, batch: Batch) -> Batch:
-        """Add the hidden words to a batch that lies on the CPU; each pair's draw follows from its seed."""
-        predicted = torch.ones_like(batch["matched"]) if self.mlm_on_non_matching else batch["matched"]
-        return mask_batch(batch, self.backbone.tokenizer, predicted, self.mlm_probability)
-
-    def on_train_start(self) -> None:
-        """Refuse data without non-matching pairs before the first step.
-
-        Raises:
-            ValueError: if the data module pairs every image with its own report only.
-        """
-        need_negatives(self)
+    @property
+    def masking(self) -> TokenMasking:
+        """Adds masked tokens to a batch; each pair's draw follows from its seed alone."""
+        return TokenMasking(self.backbone.tokenizer, self.mlm_probability, non_matching=self.mlm_on_non_matching)
 
     def forward(self, batch: Batch, strategy: MaskStrategy) -> BackboneOutput:
         """Embed pairs with hidden words under a strategy."""
@@ -200,7 +197,7 @@ class PretrainingTask(BaseTask):
         """Score hidden words and matching under a strategy.
 
         Args:
-            batch: pairs with hidden words (see :meth:`mask_batch`), on the device of the task.
+            batch: pairs with hidden words (see :attr:`masking`), on the device of the task.
             strategy: any but ``bi_seq2seq``.
 
         Returns:
@@ -219,6 +216,8 @@ class PretrainingTask(BaseTask):
 
     def step(self, batch: Batch) -> StepOutput:
         """Compute loss, predictions and targets of a batch."""
+        if "mlm_input_ids" not in batch:  # of a user's own loader
+            batch = self.masking(batch)
         if self._strategy is MaskStrategy.BI_SEQ2SEQ and not self.training:
             return self._evaluate_both(batch)
         strategy = self._strategy.draw(self.global_step, self.seed)
@@ -259,6 +258,20 @@ class PretrainingTask(BaseTask):
         probabilities = self.irm_head(output.pooled).squeeze(1).float().sigmoid()
         return [{"id": i, "match_probability": p} for i, p in zip(batch["id"], probabilities.tolist(), strict=True)]
 
+    def image_attention(self, batch: Batch) -> ImageAttention:
+        """Where CLS and the masked tokens look; under ``non_crossing`` no token sees the image."""
+        strategy = self.evaluation_strategy
+        maps = last_layer_maps(self.backbone, batch["image"], batch["mlm_input_ids"], batch["text_mask"], strategy)
+        if strategy is MaskStrategy.NON_CROSSING:
+            return ImageAttention(maps[:, 0])
+        is_masked = torch.zeros_like(batch["text_mask"]).flatten()
+        is_masked[batch["mlm_positions"]] = True
+        return ImageAttention(maps[:, 0], maps[:, 1:] * is_masked.view_as(batch["text_mask"])[..., None, None])
+
+    def flops_per_pair(self, num_text: int) -> int:
+        """Floating point operations of the forward pass of one pair, with the visual tokens that are sampled."""
+        return forward_flops(self.backbone, self.num_visual_samples, num_text)
+
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
         """What a table shows of a batch: report, hidden words with the model's guesses, and matching."""
         return [
@@ -287,10 +300,8 @@ class PretrainingTask(BaseTask):
         Returns:
             One entry a matching pair.
         """
-        was_training = self.training
-        self.eval()
-        mlm_logits, irm_logits = self.score(batch, self.evaluation_strategy)
-        self.train(was_training)
+        with evaluating(self):
+            mlm_logits, irm_logits = self.score(batch, self.evaluation_strategy)
         best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
         rows, places = (
             (batch["mlm_positions"] // batch["input_ids"].shape[1]),

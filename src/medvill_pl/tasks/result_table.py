@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from medvill_pl.batch import Batch
+from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
 from medvill_pl.files import free_name
 from medvill_pl.runs import run_folder
@@ -19,6 +20,7 @@ class _Tested(Protocol):
 
     results: Results
     first_test_batch: Batch
+    data: BaseDataModule | None
 
     def predict_step(self, batch: Batch, batch_idx: int) -> object: ...
 
@@ -43,7 +45,7 @@ class ResultTable(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run or not task.results.rows:  # type: ignore[attr-defined]
             return
         config = task.results.config
-        config["data"] = _describe_data(trainer)
+        config["data"] = _describe_data(task.data)
         config["checkpoint"] = str(trainer.ckpt_path) if trainer.ckpt_path else None
         config["scores"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         config["device"] = _device_name(pl_module.device)
@@ -55,11 +57,12 @@ class ResultTable(Callback):
         rank_zero_info(f"{len(task.results.rows):,} results are in {path}")
 
 
-def _describe_data(trainer: Trainer) -> dict[str, Any]:
-    data = getattr(trainer, "datamodule", None)
+def _describe_data(data: BaseDataModule | None) -> dict[str, Any]:
+    if data is None:
+        return {"name": None, "seed": None, "arguments": {}}
     plain = (str, int, float, bool, type(None))
-    arguments = {name: value for name, value in getattr(data, "hparams", {}).items() if isinstance(value, plain)}
-    return {"name": getattr(data, "name", None), "seed": getattr(data, "seed", None), "arguments": arguments}
+    arguments = {name: value for name, value in data.hparams.items() if isinstance(value, plain)}
+    return {"name": data.name, "seed": data.seed, "arguments": arguments}
 
 
 def _device_name(device: torch.device) -> str:

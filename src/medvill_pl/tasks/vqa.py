@@ -2,24 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from medvill_pl.batch import Batch
+from medvill_pl.data.batches import Questions
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.evaluation.vqa import most_frequent_answers
 from medvill_pl.models.medvill import BackboneConfig
-from medvill_pl.tasks.base import BaseTask, Schedule, StepOutput, make_head
+from medvill_pl.tasks.backbone_task import BackboneTask, make_head
+from medvill_pl.tasks.optimizers import Schedule
+from medvill_pl.tasks.step import StepOutput
 
 
-class _Questions(Protocol):
-    answers: Sequence[str]
-    answer_types: Sequence[str]
-
-
-class VQATask(BaseTask):
+class VQATask(BackboneTask):
     """Fine-tunes a backbone to answer questions about images: one class an answer, on CLS.
 
     The classes are the answers of the training split. An answer outside of them counts as wrong; how many such there
@@ -31,13 +29,15 @@ class VQATask(BaseTask):
         backbone_ckpt: start from this backbone instead.
         answers: the classes; None takes those of the training split, or of the checkpoint.
         lr: learning rate of AdamW.
-        weight_decay: of all weights but biases and norms.
+        weight_decay: of all weights but biases, norms and other vectors.
         warmup_steps: optimizer steps over which the rate rises linearly.
         schedule: the rate after that: ``constant`` (the paper), or ``linear``, down to 0 at the end of the run.
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
+        freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
     """
 
+    monitor, mode = "val/accuracy", "max"
     score_fn = "medvill_pl.evaluation.vqa.vqa_scores"
     unused_parameters = ("text_cls_position_embedding", "mlm_head")
 
@@ -52,9 +52,19 @@ class VQATask(BaseTask):
         schedule: Schedule = "constant",
         compile: bool = False,
         seed: int = 0,
+        freeze_backbone: bool = False,
     ) -> None:
-        super().__init__(backbone, backbone_ckpt, lr, weight_decay, warmup_steps, compile, seed, schedule)
-        backbone = dict(self.backbone.hparams)  # type: ignore[assignment]
+        super().__init__(
+            backbone,
+            backbone_ckpt,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            compile=compile,
+            seed=seed,
+            freeze_backbone=freeze_backbone,
+        )
         self.save_hyperparameters()
         self.answers: list[str] = []
         self.head: nn.Linear | None = None
@@ -77,18 +87,22 @@ class VQATask(BaseTask):
             ValueError: if the data has no questions, or training has no answers.
         """
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if not getattr(data, "has_questions", True):
+        if self.data is not None and not self.data.has_questions:
             raise ValueError(
-                f"{type(data).__name__} has no questions: give a data module that has, or to predict on a folder of "
-                "images a question as its text"
+                f"{type(self.data).__name__} has no questions: give a data module that has, or to predict on a folder "
+                "of images a question as its text"
             )
         if self.head is None:
-            answers = sorted(set(getattr(self.training_examples(), "answers", ())))
+            examples = self._training_questions()
+            answers = sorted(set(examples.answers)) if examples else []
             if stage == "fit" and not answers:
                 raise ValueError("the training split has no answers to learn")
             if answers:
                 self._know(answers)
+
+    def _training_questions(self) -> Questions | None:
+        examples = self.data.training_examples() if self.data and self.data.has_questions else None
+        return cast(Questions, examples) if examples is not None else None
 
     def forward(self, images: Tensor, batch: Batch) -> Tensor:
         """Score all answers to the batch's questions about the given images.
@@ -129,7 +143,7 @@ class VQATask(BaseTask):
 
     def score_context(self, stage: str, rows: Rows) -> dict[str, Any]:
         """The most_frequent training answers, as a baseline."""
-        examples = cast(_Questions | None, self.training_examples())
+        examples = self._training_questions()
         most_frequent = most_frequent_answers(examples.answers, examples.answer_types) if examples is not None else None
         return {"most_frequent": most_frequent}
 
