@@ -44,8 +44,8 @@ class TextFileDataModule(BaseDataModule):
     def __init__(
         self,
         folder: str,
-        tokenizer: str = "synthetic",
-        image_size: int = 64,
+        tokenizer: str | None = None,  # None: what the task reads
+        image_size: int | None = None,
         batch_size: int = 8,
         negatives: Negatives = "none",
         num_workers: int = 0,

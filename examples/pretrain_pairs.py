@@ -43,19 +43,21 @@ def main() -> None:
 
     seed_everything(0)
     columns = {name: getattr(options, name) for name in ("image_column", "report_column", "patient_column")}
-    files = {"image_root": options.image_root, "corpus": str(options.output / "corpus"), "image_size": IMAGE_SIZE}
+    files = {"image_root": options.image_root, "corpus": str(options.output / "corpus")}
     tokenizer_path = options.output / "tokenizer"
-    PairsDataModule(options.table, tokenizer="synthetic", val_fraction=0.15, **columns, **files).prepare_data()
+    # Prepared before there is a task to take the image size from: the tokenizer is learnt from the training split.
+    alone = PairsDataModule(
+        options.table, tokenizer="synthetic", image_size=IMAGE_SIZE, val_fraction=0.15, **columns, **files
+    )
+    alone.prepare_data()
     tokenizer = ReportTokenizer.train(read_reports(options.output / "corpus", "report"), vocab_size=250)
     tokenizer.save(tokenizer_path)
 
     data = PairsDataModule(
         options.table,
-        tokenizer=str(tokenizer_path),
         val_fraction=0.15,
         batch_size=16,
         negatives="labels",
-        max_tokens=MAX_TOKENS,
         num_workers=0,
         **columns,
         **files,

@@ -90,6 +90,10 @@ def derive_seed(*parts: int | str) -> int:
 
     Returns:
         An integer in ``[0, 2**63)``.
+
+    Example:
+        >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1), derive_seed(12, 3) == derive_seed(1, 23)
+        (True, False)
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from medvill_pl import Batch
 from medvill_pl.batch import Split
 from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus, writer
-from medvill_pl.data.streaming import StreamedBatches, StreamingDataModule, _buffers, _stream_rows
+from medvill_pl.data.streaming import StreamingDataModule, _buffers, _stream_rows, _StreamedBatches
 
 SIZE = 32
 
@@ -103,7 +103,7 @@ def test_batches_of_two_processes_with_two_workers_hold_every_pair_once(tmp_path
     shards = sorted(map(str, folder.glob("train-*.parquet")))
     seen: Counter[str] = Counter()
     for rank in (0, 1):
-        batches = list(data._over(StreamedBatches(data, shards, CorpusInfo.read(folder), rank, 2, 0)))
+        batches = list(data._over(_StreamedBatches(data, shards, CorpusInfo.read(folder), rank, 2, 0)))
         assert len(batches) == 8
         seen.update(name for batch in batches for name in batch["id"])
     assert seen == Counter(str(number) for number in range(64))

@@ -21,7 +21,7 @@ class MIMICCXRDataModule(PreparedDataModule):
         ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.jpg")
         ...     rows = [Row("1", "10000032", "train", f"{folder}/1.jpg", "The lungs are clear.")]
         ...     _ = write_corpus(Path(folder) / "corpus", rows, CorpusInfo("mimic-cxr", True, 32, []))
-        ...     data = MIMICCXRDataModule(f"{folder}/corpus", "synthetic", image_size=32, batch_size=1)
+        ...     data = MIMICCXRDataModule(f"{folder}/corpus", tokenizer="synthetic", image_size=32)
         ...     data.examples("train").reports
         ['The lungs are clear.']
     """

@@ -21,7 +21,7 @@ class OpenIDataModule(PreparedDataModule):
         ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.png")
         ...     rows = [Row("CXR1_IM-0001-4001", "CXR1", "train", f"{folder}/1.png", "The heart is normal in size.")]
         ...     _ = write_corpus(Path(folder) / "corpus", rows, CorpusInfo("open-i", False, 32, []))
-        ...     data = OpenIDataModule(f"{folder}/corpus", "synthetic", image_size=32, batch_size=1)
+        ...     data = OpenIDataModule(f"{folder}/corpus", tokenizer="synthetic", image_size=32)
         ...     data.examples("train").reports
         ['The heart is normal in size.']
     """

@@ -171,11 +171,28 @@ class PairsDataModule(BaseDataModule):
         split_seed: seed of the splits, where there is no ``split_column``; apart from ``seed``, so that runs with
             other seeds are tested on the same patients.
         cut_margins: cut bright and dark margins off the images.
-        augment: change the films of training a little.
+        augment: change the images of training a little.
 
     Raises:
         FileNotFoundError: if there is no such table.
         ValueError: if the table has no rows or lacks a column, or no row can be used.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 128).save(f"{folder}/1.png")
+        ...     rows = [
+        ...         {"image": "1.png", "report": f"Report {number}.", "patient": number, "Edema": number % 2}
+        ...         for number in range(10)
+        ...     ]
+        ...     _ = Path(folder, "pairs.jsonl").write_text(chr(10).join(map(json.dumps, rows)))
+        ...     data = PairsDataModule(
+        ...         f"{folder}/pairs.jsonl", patient_column="patient", tokenizer="synthetic", image_size=32
+        ...     )
+        ...     data.prepare_data()
+        ...     CorpusInfo.read(data.corpus).splits
+        {'train': 8, 'val': 1, 'test': 1}
     """
 
     def __init__(

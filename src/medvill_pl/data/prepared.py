@@ -21,11 +21,24 @@ class PreparedDataModule(BaseDataModule):
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches.
         seed: seed of order, pairing and masking.
-        augment: change the films of training a little.
+        augment: change the images of training a little.
 
     Raises:
         FileNotFoundError: if the folder is no corpus.
         ValueError: if it was prepared from another dataset.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import Row, write_corpus
+        >>> class MyHospital(PreparedDataModule):
+        ...     name, is_credentialed = "my hospital", True
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.png")
+        ...     rows = [Row("1", "1", "train", f"{folder}/1.png", "The lungs are clear.")]
+        ...     _ = write_corpus(Path(folder) / "corpus", rows, CorpusInfo("my hospital", True, 32, []))
+        ...     MyHospital(f"{folder}/corpus", tokenizer="synthetic", image_size=32).examples("train").reports
+        ['The lungs are clear.']
     """
 
     def __init__(

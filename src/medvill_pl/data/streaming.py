@@ -51,7 +51,7 @@ class _Buffer:
         return decode_square(self._images[index], self._image_size)
 
 
-class StreamedBatches(IterableDataset[Batch]):
+class _StreamedBatches(IterableDataset[Batch]):
     """Batches of image-report pairs from a stream, made one buffer of rows at a time.
 
     Within a buffer everything is as it is for a corpus on disk: the order, the buckets of like length, and the
@@ -145,12 +145,31 @@ class StreamingDataModule(BaseDataModule):
         bucket_batches: batches that are pooled and sorted by length in training.
         num_workers: processes that prepare batches; at most the number of training shards over that of processes.
         seed: seed of order, pairing and masking.
-        augment: change the films of training a little.
+        augment: change the images of training a little.
         buffer_rows: rows that each worker holds in memory and mixes.
 
     Raises:
         FileNotFoundError: if there is no corpus.
         ValueError: if ``buffer_rows`` is smaller than a batch.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import Row, write_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.png")
+        ...     splits: list[Split] = ["train", "train", "val", "test"]
+        ...     rows = [
+        ...         Row(str(number), str(number), split, f"{folder}/1.png", f"Report {number}.")
+        ...         for number, split in enumerate(splits)
+        ...     ]
+        ...     _ = write_corpus(Path(folder) / "corpus", rows, CorpusInfo("my hospital", True, 32, []))
+        ...     data = StreamingDataModule(
+        ...         f"{folder}/corpus", local=f"{folder}/local", tokenizer="synthetic", image_size=32, batch_size=2
+        ...     )
+        ...     data.prepare_data()  # copies validation and test
+        ...     sorted(path.name for path in Path(folder, "local").iterdir())
+        ['corpus.json', 'test-00000.parquet', 'val-00000.parquet']
     """
 
     def __init__(
@@ -214,5 +233,5 @@ class StreamingDataModule(BaseDataModule):
             (trainer.global_rank, trainer.world_size, trainer.current_epoch) if trainer else (0, 1, 0)
         )
         shards = [str(self._files.unstrip_protocol(path)) for path in self._shards("train")]
-        batches = StreamedBatches(self, shards, self._info, rank, num_replicas, epoch)
+        batches = _StreamedBatches(self, shards, self._info, rank, num_replicas, epoch)
         return self._over(batches)

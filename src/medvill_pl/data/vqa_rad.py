@@ -24,6 +24,20 @@ class VQARADDataModule(PreparedDataModule):
     Raises:
         FileNotFoundError: if the folder is no corpus.
         ValueError: if it was prepared from another dataset, or has no such organ.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import CorpusInfo, Row, write_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:  # `medvill prepare vqa-rad` writes such a corpus
+        ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.jpg")
+        ...     row = Row("1", "1", "train", f"{folder}/1.jpg", "", question="Is there a fracture?", answer="no")
+        ...     _ = write_corpus(Path(folder) / "corpus", [row], CorpusInfo("vqa-rad", False, 32, []))
+        ...     data = VQARADDataModule(f"{folder}/corpus", tokenizer="synthetic", image_size=32)
+        ...     examples = data.examples("train")
+        >>> examples.questions, examples.answers
+        (['Is there a fracture?'], ['no'])
     """
 
     name = SOURCE

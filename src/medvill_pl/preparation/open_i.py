@@ -46,6 +46,10 @@ class OpenIFiles(NamedTuple):
         reports: ``NLMCXR_reports.tgz`` or the unpacked folder of XML files.
         images: the folder of images or their archive; None where only the reports are read.
         views: table of views, or None.
+
+    Example:
+        >>> OpenIFiles(Path("NLMCXR_reports.tgz"), images=None, views=None).reports.name
+        'NLMCXR_reports.tgz'
     """
 
     reports: Path

@@ -73,7 +73,12 @@ def normalise_answer(answer: object) -> str:
 
 
 class VQARADFiles(NamedTuple):
-    """Where the parts of the dataset lie: the JSON and the images (a folder or an archive)."""
+    """Where the parts of the dataset lie: the JSON and the images (a folder or an archive).
+
+    Example:
+        >>> VQARADFiles(Path("VQA_RAD Dataset Public.json"), Path("VQA_RAD Image Folder")).images.name
+        'VQA_RAD Image Folder'
+    """
 
     records: Path
     images: Path

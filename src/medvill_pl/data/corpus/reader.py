@@ -40,8 +40,16 @@ class CorpusExamples:
         ValueError: if the split is empty, or has no such organ.
 
     Example:
-        ``examples = CorpusExamples(Path("corpora/open-i"), "train", image_size=512)``; see
-        :func:`medvill_pl.data.corpus.writer.write_corpus` for one that runs.
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from medvill_pl.data.corpus import Row, write_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (32, 32), 128).save(f"{folder}/1.png")
+        ...     rows = [Row("1", "1", "train", f"{folder}/1.png", "The lungs are clear.")]
+        ...     _ = write_corpus(Path(folder) / "corpus", rows, CorpusInfo("my hospital", True, 32, []))
+        ...     examples = CorpusExamples(Path(folder) / "corpus", "train", image_size=32)
+        >>> examples.reports, examples.labels.shape, examples.image(0).shape
+        (['The lungs are clear.'], (1, 14), torch.Size([1, 32, 32]))
     """
 
     def __init__(self, folder: Path, split: Split, image_size: int, organ: str | None = None) -> None:
