@@ -60,7 +60,6 @@ def main() -> None:
         patient_column=options.patient_column,
         image_root=options.image_root,
         corpus=str(options.output / "corpus"),
-        tokenizer=options.tokenizer,
         batch_size=options.batch_size,
         negatives="labels",
         num_workers=0,

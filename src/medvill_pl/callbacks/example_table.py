@@ -24,6 +24,9 @@ class ExampleTable(Callback):
     Args:
         num_examples: rows of the table.
         allow_credentialed: send examples of a credentialed corpus too. Its terms may forbid it.
+
+    Example:
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[ExampleTable(num_examples=4)])
     """
 
     def __init__(self, num_examples: int = 8, allow_credentialed: bool = False) -> None:

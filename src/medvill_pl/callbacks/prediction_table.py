@@ -23,6 +23,18 @@ class PredictionTable(BasePredictionWriter):
 
     Args:
         path: where to write the CSV; by default into the folder of the run.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from medvill_pl import ClassificationTask, SyntheticDataModule
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> table = Path(mkdtemp(), "predictions.csv")
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[PredictionTable(str(table))],
+        ...                   enable_progress_bar=False)
+        >>> _ = trainer.predict(ClassificationTask(tiny, use_report=False), datamodule=SyntheticDataModule(num_test=3))
+        >>> len(table.read_text().splitlines())
+        4
     """
 
     def __init__(self, path: str | None = None) -> None:

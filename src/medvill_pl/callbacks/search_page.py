@@ -30,6 +30,19 @@ class SearchPage(Callback):
         path: where to write it; by default ``search.html`` in the folder of the run.
         num_best: results to show from the top of the list.
         num_worst: results to show from its end.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from medvill_pl import RetrievalTask, SyntheticDataModule
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> page = Path(mkdtemp(), "search.html")
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[SearchPage(str(page))],
+        ...                   enable_progress_bar=False)
+        >>> task = RetrievalTask(tiny, query_text="Large right pleural effusion.")
+        >>> _ = trainer.predict(task, datamodule=SyntheticDataModule(num_test=12))
+        >>> page.is_file()
+        True
     """
 
     def __init__(self, path: str | None = None, num_best: int = 8, num_worst: int = 4) -> None:

@@ -33,6 +33,9 @@ class Throughput(Callback):
 
     Args:
         every_n_steps: batches over which the speed is taken. The device is waited for so often.
+
+    Example:
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Throughput(every_n_steps=10)])
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:

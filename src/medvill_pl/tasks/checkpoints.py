@@ -101,6 +101,14 @@ def load_backbone(source: str) -> MedViLL:
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file is no task's checkpoint.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = mkdtemp()
+        >>> MedViLL(image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic", hidden_size=32, num_layers=1,
+        ...         num_heads=2, intermediate_size=64).save_pretrained(folder)
+        >>> load_backbone(folder).num_visual
+        16
     """
     if not source.endswith(".ckpt"):
         return MedViLL.from_pretrained(source)

@@ -71,6 +71,13 @@ class GenerationTask(BackboneTask):
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
         freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
+
+    Example:
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> task = GenerationTask(tiny, decoding={"method": "beam", "num_beams": 2})
+        >>> task.decoding.num_beams
+        2
     """
 
     monitor, mode = "val/perplexity", "min"

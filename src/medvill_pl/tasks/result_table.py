@@ -33,6 +33,19 @@ class ResultTable(Callback):
 
     Args:
         time_inference: measure the inference time, which takes a few predictions more.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> from medvill_pl import ClassificationTask, Results, SyntheticDataModule
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=mkdtemp(), enable_progress_bar=False,
+        ...                   callbacks=[ResultTable(time_inference=False)])
+        >>> task = ClassificationTask(tiny, use_report=False)
+        >>> _ = trainer.test(task, datamodule=SyntheticDataModule(num_test=8), verbose=False)
+        >>> len(Results.read(Path(trainer.default_root_dir, "test.parquet")).rows)
+        8
     """
 
     def __init__(self, time_inference: bool = True) -> None:

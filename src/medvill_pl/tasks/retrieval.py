@@ -57,6 +57,13 @@ class RetrievalTask(MatchingTask):
     Raises:
         ValueError: if there are fewer than 2 candidates, or both queries are given.
         FileNotFoundError: if there is no such query image.
+
+    Example:
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> task = RetrievalTask(tiny, num_candidates=20)
+        >>> task.num_candidates
+        20
     """
 
     monitor, mode = "val/match_auroc", "max"

@@ -35,6 +35,13 @@ class VQATask(BackboneTask):
         compile: run the backbone through ``torch.compile``.
         seed: seed of dropout.
         freeze_backbone: train the heads alone (a linear probe); the rest of the backbone stays in evaluation mode.
+
+    Example:
+        >>> tiny = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic", "hidden_size": 32,
+        ...         "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+        >>> task = VQATask(tiny, answers=["no", "yes"])
+        >>> task.answers
+        ['no', 'yes']
     """
 
     monitor, mode = "val/accuracy", "max"
