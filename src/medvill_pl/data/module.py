@@ -2,12 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from medvill_pl.batch import Batch, Split
@@ -25,10 +24,10 @@ from medvill_pl.data.batches import (
     index_negatives,
 )
 from medvill_pl.data.contract import DataUser
+from medvill_pl.data.resume import is_resumed, loader_start, reopen_epoch
 from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
 
 _ORDER = ("batch_size", "bucket_batches", "negatives", "seed")
-_OF_TUNER = (".scale_batch_size_", ".lr_find_")
 _SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -232,22 +231,6 @@ class BaseDataModule(LightningDataModule, ABC):
             return QuestionDataset(cast(Questions, examples), self.tokenizer, self.max_tokens, split, self.seed)
         return PairDataset(examples, examples.reports, self.tokenizer, self.max_tokens, split, self.seed)
 
-    def _position(self) -> tuple[int, int]:
-        """Epoch and batch at which the training loader is to begin, by the trainer's progress.
-
-        Lightning restores its counters from a checkpoint, but begins the epoch's data anew; and it
-        starts to iterate before it tells the sampler the epoch.
-        """
-        if self.trainer is None:
-            return 0, 0
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch: int = epochs.processed
-        is_unfinished = epochs.ready > epochs.processed
-        if is_unfinished and batches.is_last_batch:
-            return epoch + 1, 0
-        return epoch, batches.current.ready if is_unfinished else 0
-
     def _loader(self, split: Split, has_negatives: bool = True) -> DataLoader[Batch]:
         dataset, trainer = self.datasets[split], self.trainer
         num_replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
@@ -262,7 +245,7 @@ class BaseDataModule(LightningDataModule, ABC):
         is_training = split == "train"
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
             return self._over(dataset, FixedPairSampler(plan, rank, is_training, lambda: (0, 0)))
-        position = self._position if is_training and trainer else None
+        position = partial(loader_start, trainer) if is_training and trainer else None
         return self._over(dataset, PairSampler(plan, rank, is_training, position))
 
     def _over(self, dataset: Dataset[Batch], sampler: PairSampler | None = None) -> DataLoader[Batch]:
@@ -279,7 +262,7 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training split, in buckets of like length, shuffled every epoch."""
         if self.trainer is not None:
-            _reopen_epoch(self.trainer)
+            reopen_epoch(self.trainer)
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -306,32 +289,11 @@ class BaseDataModule(LightningDataModule, ABC):
             ValueError: if training is resumed with another batch size, number of processes or seed.
         """
         ours = self.state_dict()
-        # Lightning's tuner, which tries batch sizes, puts back the weights of before from a file of its own.
-        is_tuned = self.trainer is not None and Path(self.trainer.ckpt_path or "").name.startswith(_OF_TUNER)
-        is_resumed = self.trainer is not None and self.trainer.state.fn == "fit" and not is_tuned
         changed = [
             f"{name} was {value} and is {ours[name]}" for name, value in state_dict.items() if ours[name] != value
         ]
-        if is_resumed and changed:
+        if changed and is_resumed(self.trainer):
             raise ValueError(
                 f"a run is resumed with the batches it began with, but {', '.join(changed)}: resume with the same "
                 "values, or start a new run from its weights (backbone_ckpt)"
             )
-
-
-def _reopen_epoch(trainer: Trainer) -> None:
-    """Let a resumed run finish the epoch in which the saved one was stopped.
-
-    Lightning counts an epoch as done when ``max_steps``, a time limit or early stopping ends it in
-    its middle, and would go on with the next one.
-    """
-    fit = trainer.fit_loop
-    epochs, batches = fit.epoch_progress, fit.epoch_loop.batch_progress
-    current: Any = epochs.current
-    if not batches.current.ready or current.processed != current.ready:
-        return
-    is_whole = batches.is_last_batch
-    for progress in (current, cast(Any, epochs.total)):
-        progress.processed = progress.completed = progress.ready if is_whole else progress.ready - 1
-    # The fit loop's own setter takes every run under max_steps for one that stopped within an epoch.
-    _Loop.restarting.fset(fit, not is_whole)  # type: ignore[attr-defined]
