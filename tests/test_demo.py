@@ -41,11 +41,11 @@ def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: p
         "at best",
         "label frequencies",
         "chance",
-        "a black film",
+        "a black image",
         "the best constant report",
     ):
         assert told in html
-    for heading in ("Pre-training", "Findings, from the film alone", "Retrieval", "Questions", "Reports"):
+    for heading in ("Pre-training", "Findings, from the image alone", "Retrieval", "Questions", "Reports"):
         assert f"<h2>{heading}</h2>" in html
     assert html.count("<svg") == 2
     assert html.count('class="card"') == 4 + 3 + 2 + 4 + 4
@@ -60,8 +60,8 @@ def test_demo_writes_a_page_the_results_and_a_backbone(tmp_path: Path, capsys: p
             assert told_scores[f"test/{name}"] == pytest.approx(value, rel=1e-5)  # logged in float32
     backbone = MedViLL.from_pretrained(tmp_path / "demo/backbone")
     assert backbone.trained_on == [{"name": "synthetic v1", "pairs": 64, "credentialed": False}]
-    film = torch.zeros(1, 1, 128, 128, dtype=torch.uint8)
-    assert backbone.encode_image(film).shape == (1, 16, 96)
+    image = torch.zeros(1, 1, 128, 128, dtype=torch.uint8)
+    assert backbone.encode_image(image).shape == (1, 16, 96)
 
 
 def test_demo_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,19 +91,19 @@ def test_best_possible_is_the_grammars_own() -> None:
     assert best["clinical_f1"] > 0.85
 
 
-def test_features_of_known_films_are_computed_once_and_shared_by_copies() -> None:
+def test_features_of_known_image_are_computed_once_and_shared_by_copies() -> None:
     torch.manual_seed(0)
     trunk = ImageEncoder(make_cnn("resnet_tiny")).eval()
-    films = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        expected = trunk(films)
-    features = FilmFeatures(trunk, films[:2])
+        expected = trunk(images)
+    features = FilmFeatures(trunk, images[:2])
     calls = []
     trunk.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    known = copy.deepcopy(features)(films[[1, 0, 1]])
+    known = copy.deepcopy(features)(images[[1, 0, 1]])
     assert calls == []
     torch.testing.assert_close(known, expected[[1, 0, 1]], rtol=0.05, atol=0.05)
-    torch.testing.assert_close(features(films[[2, 1]]), expected[[2, 1]], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(features(images[[2, 1]]), expected[[2, 1]], rtol=0.05, atol=0.05)
     assert calls == [2]
     assert not any(parameter.requires_grad for parameter in features.parameters())
     assert not nn.Sequential(features).train()[0].image_encoder.training

@@ -122,11 +122,11 @@ def test_own_task_is_found_from_the_folder_it_lies_in(tmp_path: Path) -> None:
 
 
 def test_own_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = r"32 pairs, MLM loss \d\.\d\d"
-    first = re.findall(told, run_example("own_data.py", [], monkeypatch, capsys))
+    message = r"32 pairs, MLM loss \d\.\d\d"
+    first = re.findall(message, run_example("own_data.py", [], monkeypatch, capsys))
     assert len(first) == 1
     again = run_example("own_data.py", ["runs/text-files"], monkeypatch, capsys)  # reads what is there
-    assert re.findall(told, again) == first
+    assert re.findall(message, again) == first
 
 
 def test_attention_map(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +139,8 @@ def test_attention_map(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         num_heads=2,
         intermediate_size=64,
     ).save_pretrained("backbone")
-    Image.fromarray(np.full((80, 100), 90, dtype=np.uint8)).save("film.png")
-    options = ["--backbone", "backbone", "--image", "film.png", "--text", "No pneumothorax."]
+    Image.fromarray(np.full((80, 100), 90, dtype=np.uint8)).save("image.png")
+    options = ["--backbone", "backbone", "--image", "image.png", "--text", "No pneumothorax."]
     printed = run_example("attention_map.py", options, monkeypatch, capsys)
     maps = np.load("attention.npy")
     assert maps.shape == (4, 3, 2, 4, 4)  # CLS and three words, layers, heads, rows, columns

@@ -42,7 +42,7 @@ def test_wheel_holds_the_package_alone(built: Path) -> None:
 def test_sdist_holds_recipes_tests_and_examples(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    wanted = {
+    expected = {
         "tasks/run.py",
         "tasks/pretraining/synthetic.yaml",
         "tests/conftest.py",
@@ -55,4 +55,4 @@ def test_sdist_holds_recipes_tests_and_examples(built: Path) -> None:
         "CHANGELOG.md",
         "README.md",
     }
-    assert wanted <= names
+    assert expected <= names

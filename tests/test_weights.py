@@ -88,16 +88,16 @@ def cache_on_hub(name: str, folder: Path, revision: str = "main") -> None:
 
 
 def test_file_is_found_by_path_in_a_folder_and_in_the_hubs_cache(tmp_path: Path) -> None:
-    wanted = ("tokenizer.json", "vocab.txt")
+    names = ("tokenizer.json", "vocab.txt")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "vocab.txt").write_text("words")
-    assert fetch(str(folder / "vocab.txt"), wanted, "tokenizer") == folder / "vocab.txt"
-    assert fetch(str(folder), wanted, "tokenizer") == folder / "vocab.txt"
+    assert fetch(str(folder / "vocab.txt"), names, "tokenizer") == folder / "vocab.txt"
+    assert fetch(str(folder), names, "tokenizer") == folder / "vocab.txt"
     cache_on_hub("acme/words", folder)
-    assert fetch("acme/words", wanted, "tokenizer").read_text() == "words"
+    assert fetch("acme/words", names, "tokenizer").read_text() == "words"
     (folder / "tokenizer.json").write_text("{}")
-    assert fetch(str(folder), wanted, "tokenizer") == folder / "tokenizer.json", "the most wanted first"
+    assert fetch(str(folder), names, "tokenizer") == folder / "tokenizer.json", "the preferred one first"
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def fit_with_wandb(task: PretrainingTask, data: Any, callback: ExampleTable, fol
 
 
 @pytest.mark.slow
-def test_example_table_holds_films_reports_and_predictions(
+def test_example_table_holds_image_reports_and_predictions(
     task: PretrainingTask, data: SyntheticDataModule, make_trainer: MakeTrainer, tmp_path: Path, staged: Path
 ) -> None:
     runs = fit_with_wandb(task, data, ExampleTable(num_examples=2), tmp_path, make_trainer)
@@ -108,7 +108,7 @@ def test_example_table_holds_films_reports_and_predictions(
     assert sum(name in table for name in data.datasets["val"].examples.ids) == 2
     assert "match probability" in table
     assert "attention of the token" in table
-    assert count_pictures(staged) == 2 * 3  # film, attention of CLS, attention of a word
+    assert count_pictures(staged) == 2 * 3  # image, attention of CLS, attention of a word
 
 
 @pytest.mark.slow
@@ -200,13 +200,13 @@ def test_table_shows_where_cls_and_the_hidden_word_look_that_looks_most(
         mask_strategy="bar",
     )
     num_visual, length = task.backbone.num_visual, batch["input_ids"].shape[1]
-    on_film = weights[:, -1].mean(1)[:, 2 + num_visual :, 1 : 1 + num_visual].sum(2)
+    on_image = weights[:, -1].mean(1)[:, 2 + num_visual :, 1 : 1 + num_visual].sum(2)
     for row in rows:
         place = batch["id"].index(str(row["id"]))
         hidden = [at % length for at in batch["mlm_positions"].tolist() if at // length == place]
         tokens = task.backbone.tokenizer.tokens(batch["input_ids"][place].tolist())
         words = [at for at in hidden if tokens[at].isalnum()]  # rather than a punctuation mark
-        best = max(words or hidden, key=lambda at: float(on_film[place, at]))
+        best = max(words or hidden, key=lambda at: float(on_image[place, at]))
         assert row["token"] == tokens[best]
         for name in ("attention of CLS", "attention of the token"):
             picture = row[name]

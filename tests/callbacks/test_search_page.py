@@ -28,8 +28,8 @@ def data() -> SyntheticDataModule:
     return SyntheticDataModule(num_train=24, num_val=8, num_test=9, image_size=64, batch_size=4, negatives="labels")
 
 
-def search(task: RetrievalTask, data: Any, path: Path, make_trainer: MakeTrainer, **shown: int) -> str:
-    make_trainer(callbacks=[SearchPage(str(path), **shown)]).predict(task, datamodule=data)
+def search(task: RetrievalTask, data: Any, path: Path, make_trainer: MakeTrainer, **numbers: int) -> str:
+    make_trainer(callbacks=[SearchPage(str(path), **numbers)]).predict(task, datamodule=data)
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
@@ -93,8 +93,8 @@ def test_query_image_loses_its_margins_as_the_images_searched_did(
 ) -> None:
     table = make_pairs(24)
     for path in (table.parent / "images").iterdir():
-        with Image.open(path) as film:
-            framed = ImageOps.expand(film, border=12, fill=255)
+        with Image.open(path) as image:
+            framed = ImageOps.expand(image, border=12, fill=255)
         framed.save(path)
     data = PairsDataModule(
         str(table),

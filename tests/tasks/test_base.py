@@ -38,7 +38,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 class NormalityTask(BackboneTask):
-    """The smallest task: is the film normal?"""
+    """The smallest task: is the image normal?"""
 
     def __init__(self, backbone: BackboneConfig | None = None, backbone_ckpt: str | None = None) -> None:
         super().__init__(backbone, backbone_ckpt, lr=1e-2)
@@ -400,10 +400,10 @@ def test_checkpoint_of_another_task_is_refused_in_one_line(
 ) -> None:
     task = cls(backbone=tiny, num_candidates=2) if cls is RetrievalTask else cls(backbone=tiny)
     data = make_data() if cls is not VQATask else SyntheticVQADataModule(8, 4, 4, image_size=64)
-    told = (
+    message = (
         f"^the checkpoint is of another task than {cls.__name__}: to start from its backbone, give it as backbone_ckpt$"
     )
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         getattr(make_trainer(), stage)(task, datamodule=data, ckpt_path=checkpoint)
     assert "\n" not in str(error.value)
 

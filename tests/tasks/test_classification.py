@@ -226,7 +226,7 @@ def test_prediction_is_a_table_with_a_probability_a_finding(tiny: BackboneConfig
 def test_folder_without_reports_is_told_to_a_task_that_reads_them(
     tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "film.png")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "image.png")
     data = FolderDataModule(str(tmp_path), "", "synthetic", image_size=64, num_workers=0)
     with pytest.warns(UserWarning, match="reads image and report, but the images come without one"):
         make_trainer().predict(make_task(tiny, use_report=True), datamodule=data)
@@ -244,6 +244,6 @@ def test_examples_for_a_table_name_what_is_there_and_what_is_likely(tiny: Backbo
         assert row["id"] == name
         there = [finding for finding, label in zip(FINDINGS, labels.tolist(), strict=True) if label == 1]
         assert row["findings"] == ", ".join(there)
-        values = [float(part.rsplit(" ", 1)[1]) for part in str(row["likeliest"]).split(", ")]
+        values = [float(part.rsplit(" ", 1)[1]) for part in str(row["top findings"]).split(", ")]
         assert len(values) == 3
         assert values == sorted(values, reverse=True)

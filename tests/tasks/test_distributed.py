@@ -26,7 +26,7 @@ sys.exit(main(fit) or main(test))
 OF_TASK = {
     "classification": (["num_test=7"], []),
     "retrieval": (["num_test=7"], ["num_candidates=5", "full_gallery=true"]),
-    "vqa": (["num_test=5", "corpus_seed=1"], ["lr=0.1"]),  # five films, 41 questions
+    "vqa": (["num_test=5", "corpus_seed=1"], ["lr=0.1"]),  # five images, 41 questions
     "generation": (["num_test=7"], ["decoding={max_new_tokens: 5}"]),
 }
 

@@ -253,8 +253,8 @@ def test_task_runs_through_all_stages(
     for row in rows:
         np.testing.assert_equal(np.array(row["reference_labels"]), labels([row["reference"]])[0])
         np.testing.assert_equal(np.array(row["prediction_labels"]), labels([row["prediction"]])[0])
-        film = examples.image(examples.ids.index(row["id"]))
-        (written,) = generate(task.backbone, DecodingConfig(max_new_tokens=8), images=film[None])
+        image = examples.image(examples.ids.index(row["id"]))
+        (written,) = generate(task.backbone, DecodingConfig(max_new_tokens=8), images=image[None])
         assert row["prediction"] == task.backbone.tokenizer.decode(written.ids)
     predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
     assert scores["test/bleu_1"] == pytest.approx(bleu(predictions, references)["bleu_1"])
@@ -381,13 +381,13 @@ def test_attention_of_each_word_is_given_on_request(
     task = make_task(tiny, return_attention=True, decoding={"min_new_tokens": 5, "max_new_tokens": 5})
     examples = make_data().examples("test")
     for row in predict(task, data, make_trainer, tmp_path):
-        assert list(row) == ["id", "reference", "prediction", "words", "attention"]
-        film = examples.image(examples.ids.index(row["id"]))[None]
-        (written,) = generate(task.backbone, task.decoding, images=film)
-        assert row["words"] == task.backbone.tokenizer.tokens(written.ids)
+        assert list(row) == ["id", "reference", "prediction", "tokens", "attention"]
+        image = examples.image(examples.ids.index(row["id"]))[None]
+        (written,) = generate(task.backbone, task.decoding, images=image)
+        assert row["tokens"] == task.backbone.tokenizer.tokens(written.ids)
         ids = torch.tensor([written.ids])
         weights = token_attention(
-            task.backbone, images=film, input_ids=ids, text_mask=torch.ones_like(ids, dtype=torch.bool)
+            task.backbone, images=image, input_ids=ids, text_mask=torch.ones_like(ids, dtype=torch.bool)
         )
         expected = weights[0, -1].mean(0)
         torch.testing.assert_close(torch.tensor(row["attention"]), expected, rtol=0, atol=2e-5)
@@ -401,17 +401,17 @@ def test_attention_of_an_empty_report_is_empty(
     with torch.no_grad():
         task.backbone.mlm_head.bias[task.backbone.tokenizer.sep_id] = 100.0
     for row in predict(task, data, make_trainer, tmp_path):
-        assert (row["prediction"], row["words"], row["attention"]) == ("", [], [])
+        assert (row["prediction"], row["tokens"], row["attention"]) == ("", [], [])
 
 
 def test_images_without_reports_are_written_about(
     task: GenerationTask, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    (tmp_path / "films").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(2):
-        Image.new("L", (70, 60), 100 * number).save(tmp_path / "films" / f"{number}.png")
-    (tmp_path / "films" / "broken.png").write_text("no image")
-    data = FolderDataModule(str(tmp_path / "films"), tokenizer="synthetic", image_size=64, num_workers=0)
+        Image.new("L", (70, 60), 100 * number).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_text("no image")
+    data = FolderDataModule(str(tmp_path / "images"), tokenizer="synthetic", image_size=64, num_workers=0)
     with pytest.warns(UserWarning, match="1 of 3 images cannot be read"):
         rows = predict(task, data, make_trainer, tmp_path)
     assert [(row["id"], row["reference"]) for row in rows] == [("0.png", ""), ("1.png", "")]
@@ -468,9 +468,9 @@ def test_task_starts_from_a_pretrained_backbone(
     else:
         task = GenerationTask(backbone_ckpt=str(checkpoint if kind == "checkpoint" else folder), decoding=SHORT)
     assert same_weights(task.backbone, backbone)
-    film = make_data().examples("test").image(0)[None]
-    expected = generate(backbone, DecodingConfig(max_new_tokens=8), images=film)
-    assert generate(task.backbone, task.decoding, images=film) == expected
+    image = make_data().examples("test").image(0)[None]
+    expected = generate(backbone, DecodingConfig(max_new_tokens=8), images=image)
+    assert generate(task.backbone, task.decoding, images=image) == expected
     trainer = make_quick(max_epochs=1, max_steps=-1)
     trainer.fit(task, datamodule=make_data())
     assert math.isfinite(trainer.callback_metrics["val/perplexity"].item())

@@ -189,7 +189,7 @@ def test_loss_of_seeded_weights_is_pinned(strategy: str, expected: float, make_t
 
 @pytest.mark.parametrize("on_non_matching", [False, True])
 @pytest.mark.parametrize("strategy", PLAIN_STRATEGIES)
-def test_losses_are_cross_entropy_of_hidden_words_and_of_matching(
+def test_losses_are_cross_entropy_of_masked_tokens_and_of_matching(
     strategy: str, on_non_matching: bool, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(strategy, mlm_on_non_matching=on_non_matching)
@@ -201,31 +201,31 @@ def test_losses_are_cross_entropy_of_hidden_words_and_of_matching(
 
 
 @pytest.mark.parametrize("on_non_matching", [False, True])
-def test_words_are_hidden_in_all_reports_and_predicted_where_asked(
+def test_tokens_are_masked_in_all_reports_and_predicted_where_asked(
     on_non_matching: bool, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(mlm_on_non_matching=on_non_matching)
-    hidden = task.masking(batch)
-    is_replaced = hidden["mlm_input_ids"] != batch["input_ids"]
+    masked = task.masking(batch)
+    is_replaced = masked["mlm_input_ids"] != batch["input_ids"]
     assert is_replaced.any(dim=1).all()
-    rows = set((hidden["mlm_positions"] // batch["input_ids"].shape[1]).tolist())
+    rows = set((masked["mlm_positions"] // batch["input_ids"].shape[1]).tolist())
     assert rows == (set(range(6)) if on_non_matching else set(batch["matched"].nonzero()[:, 0].tolist()))
-    assert torch.equal(hidden["mlm_targets"], batch["input_ids"].flatten()[hidden["mlm_positions"]])
+    assert torch.equal(masked["mlm_targets"], batch["input_ids"].flatten()[masked["mlm_positions"]])
     # Every replaced word of these rows is predicted.
     replaced = [
         place for place in is_replaced.flatten().nonzero()[:, 0].tolist() if place // len(is_replaced[0]) in rows
     ]
-    assert set(replaced) <= set(hidden["mlm_positions"].tolist())
+    assert set(replaced) <= set(masked["mlm_positions"].tolist())
 
 
-def test_share_of_hidden_words_is_the_probability(make_task: MakeTask) -> None:
+def test_share_of_masked_tokens_is_the_probability(make_task: MakeTask) -> None:
     data = make_data(num_val=60, batch_size=60, negatives="none")
     data.setup("validate")
     batch = next(iter(data.val_dataloader()))
     num_words = batch["text_mask"].sum() - 60  # the closing SEP is no word
     for probability in (0.15, 0.6):
-        hidden = make_task(mlm_probability=probability).masking(batch)
-        assert len(hidden["mlm_positions"]) / num_words == pytest.approx(probability, abs=0.03)
+        masked = make_task(mlm_probability=probability).masking(batch)
+        assert len(masked["mlm_positions"]) / num_words == pytest.approx(probability, abs=0.03)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -284,19 +284,19 @@ def test_matching_sees_the_report_but_under_seq2seq(strategy: str, make_task: Ma
 
 def test_pooled_of_non_crossing_is_made_of_image_and_report(make_task: MakeTask, batch: Batch) -> None:
     task = make_task("non_crossing")
-    hidden = task.masking(batch)
-    before = task(hidden, MaskStrategy.NON_CROSSING)
+    masked = task.masking(batch)
+    before = task(masked, MaskStrategy.NON_CROSSING)
     with torch.no_grad():
         task.backbone.text_cls_position_embedding += 1
-    after = task(hidden, MaskStrategy.NON_CROSSING)
+    after = task(masked, MaskStrategy.NON_CROSSING)
     assert not torch.allclose(before.pooled, after.pooled)
     torch.testing.assert_close(before.cls, after.cls)  # CLS of the image sees no text
-    torch.testing.assert_close(task.backbone.pooler(before.cls[:, None]) * text_part(task, hidden), after.pooled)
+    torch.testing.assert_close(task.backbone.pooler(before.cls[:, None]) * text_part(task, masked), after.pooled)
 
 
-def text_part(task: PretrainingTask, hidden: Batch) -> Tensor:
+def text_part(task: PretrainingTask, masked: Batch) -> Tensor:
     """What the report adds to the pooled embedding: the same whatever the image."""
-    blank = Batch(**{**hidden, "image": torch.zeros_like(hidden["image"])})  # type: ignore[typeddict-item]
+    blank = Batch(**{**masked, "image": torch.zeros_like(masked["image"])})  # type: ignore[typeddict-item]
     output = task(blank, MaskStrategy.NON_CROSSING)
     return output.pooled / task.backbone.pooler(output.cls[:, None])
 
@@ -428,7 +428,7 @@ def test_predictions_are_one_row_a_pair(
     assert [row["id"] for row in rows] == [name for batch in batches for name in batch["id"]]
     assert {row["id"] for row in rows} == set(data.datasets["test"].examples.ids)
     with torch.no_grad():
-        whole = [Batch(**{**batch, "mlm_input_ids": batch["input_ids"]}) for batch in batches]  # no word is hidden
+        whole = [Batch(**{**batch, "mlm_input_ids": batch["input_ids"]}) for batch in batches]  # no word is masked
         pooled = torch.cat([task(batch, MaskStrategy(runs_as)).pooled for batch in whole])
         expected = 1 / (1 + (-task.irm_head(pooled)).exp())
     assert [row["match_probability"] for row in rows] == pytest.approx(expected[:, 0].tolist(), rel=1e-5)
@@ -437,17 +437,17 @@ def test_predictions_are_one_row_a_pair(
 
 @pytest.mark.parametrize("strategy", ["bar", "non_crossing"])
 @pytest.mark.parametrize("on_non_matching", [False, True])
-def test_filled_masks_tell_the_likeliest_words_at_the_hidden_places(
+def test_filled_masks_tell_the_top_tokens_at_the_masked_positions(
     on_non_matching: bool, strategy: str, make_task: MakeTask, batch: Batch
 ) -> None:
     task = make_task(strategy, mlm_on_non_matching=on_non_matching)
-    hidden = task.masking(batch)
+    masked = task.masking(batch)
     with torch.no_grad():
-        output = task(hidden, MaskStrategy(strategy))
+        output = task(masked, MaskStrategy(strategy))
         probabilities = task.backbone.mlm_logits(output.text).softmax(dim=2)
         matching = task.irm_head(output.pooled).sigmoid()
     rows = batch["matched"].nonzero()[:, 0].tolist()
-    reports = task.fill_masks(hidden, num_candidates=3)
+    reports = task.fill_masks(masked, num_candidates=3)
     assert [report.id for report in reports] == [batch["id"][row] for row in rows]
 
     for row, report in zip(rows, reports, strict=True):
@@ -455,10 +455,10 @@ def test_filled_masks_tell_the_likeliest_words_at_the_hidden_places(
         assert report.tokens == task.backbone.tokenizer.tokens(batch["input_ids"][row, :length].tolist())
         assert report.tokens[-1] == "[SEP]"
         assert report.match_probability == pytest.approx(matching[row].item(), rel=1e-5)
-        replaced = (hidden["mlm_input_ids"][row] != batch["input_ids"][row]).nonzero()[:, 0].tolist()
-        assert set(replaced) <= set(report.hidden) <= set(range(length - 1))
-        assert len(report.hidden) == len(report.predictions) == len(report.probabilities) > 0
-        for place, words, shares in zip(report.hidden, report.predictions, report.probabilities, strict=True):
+        replaced = (masked["mlm_input_ids"][row] != batch["input_ids"][row]).nonzero()[:, 0].tolist()
+        assert set(replaced) <= set(report.masked) <= set(range(length - 1))
+        assert len(report.masked) == len(report.predictions) == len(report.probabilities) > 0
+        for place, words, shares in zip(report.masked, report.predictions, report.probabilities, strict=True):
             ranked = sorted(enumerate(probabilities[row, place].tolist()), key=lambda item: -item[1])[:3]
             assert words == task.backbone.tokenizer.tokens([index for index, _ in ranked])
             assert shares == pytest.approx([share for _, share in ranked], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Image-report retrieval: loss, trials and search, with a tiny backbone."""
+"""Image-report retrieval: loss, candidate sets and search, with a tiny backbone."""
 
 import csv
 import math
@@ -87,7 +87,7 @@ def test_training_without_non_matching_pairs_is_refused(tiny: BackboneConfig, ma
         make_trainer().fit(make_task(tiny), datamodule=make_data(negatives="none"))
 
 
-# -- trials --------------------------------------------------------------------------------------
+# -- candidate sets -----------------------------------------------------------------------------
 
 
 def brute_force(task: RetrievalTask, data: SyntheticDataModule, gallery: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -99,8 +99,8 @@ def brute_force(task: RetrievalTask, data: SyntheticDataModule, gallery: str) ->
     ranks = {}
     for direction in ("image_to_report", "report_to_image"):
         size = task.num_candidates if gallery == "candidates" else len(order)
-        trials = draw_candidate_sets(len(order), size, derive_seed(task.candidate_seed, direction))
-        for query, candidates in enumerate(trials.tolist()):
+        candidate_sets = draw_candidate_sets(len(order), size, derive_seed(task.candidate_seed, direction))
+        for query, candidates in enumerate(candidate_sets.tolist()):
             of = [scores[query][c] if direction == "image_to_report" else scores[c][query] for c in candidates]
             ranked = sorted(range(size), key=lambda place: -of[place])
             hits = [sets[candidates[place]] == sets[query] for place in ranked]
@@ -116,7 +116,7 @@ def brute_force(task: RetrievalTask, data: SyntheticDataModule, gallery: str) ->
 
 @pytest.mark.parametrize("at_once", [128, 7])
 @pytest.mark.parametrize("full_gallery", [False, True])
-def test_ranks_of_all_trials_are_those_of_scoring_each_pair_alone(
+def test_ranks_of_all_candidate_sets_are_those_of_scoring_each_pair_alone(
     full_gallery: bool, at_once: int, tiny: BackboneConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medvill_pl.tasks.gallery.PAIRS_AT_ONCE", at_once)
@@ -145,7 +145,9 @@ def test_every_image_passes_the_cnn_once(
     assert sum(scored) == 11 * 11  # every pair of the pool once, although it is in both directions
 
 
-def test_trials_are_scored_in_the_precision_of_the_trainer(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+def test_candidate_sets_are_scored_in_the_precision_of_the_trainer(
+    tiny: BackboneConfig, make_trainer: MakeTrainer
+) -> None:
     task, modes = make_task(tiny), []
     task.backbone.encoder.register_forward_hook(lambda *args: modes.append(torch.is_autocast_enabled("cpu")))
     make_trainer(precision="bf16-mixed").test(task, datamodule=make_data(), verbose=False)
@@ -168,7 +170,7 @@ def test_frequency_ranker_knows_label_frequencies_only(tiny: BackboneConfig, mak
         assert row["frequency_first_rank"] == 1 + (likelihood[is_other] >= hit - 1e-9).sum()
 
 
-def test_trials_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+def test_candidate_sets_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     def ranks(candidate_seed: int, **arguments: Any) -> list[int]:
         task = make_task(tiny, candidate_seed=candidate_seed)
         make_trainer().test(task, datamodule=make_data(**arguments), verbose=False)
@@ -177,7 +179,9 @@ def test_trials_follow_from_their_seed_alone(tiny: BackboneConfig, make_trainer:
     assert ranks(0) == ranks(0, seed=5, batch_size=3) != ranks(1)
 
 
-def test_pool_smaller_than_a_trial_is_refused_before_any_work(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+def test_gallery_smaller_than_a_candidate_set_is_refused_before_any_work(
+    tiny: BackboneConfig, make_trainer: MakeTrainer
+) -> None:
     task, seen = make_task(tiny, num_candidates=100), []
     task.backbone.image_encoder.register_forward_hook(lambda *args: seen.append(1))
     with pytest.raises(ValueError, match="needs 100 pairs, but the gallery has 11: set num_candidates to 11"):
@@ -192,8 +196,8 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], tin
 
 
 def test_missing_query_image_is_named(tiny: BackboneConfig) -> None:
-    with pytest.raises(FileNotFoundError, match=r"query_image: no such file: film\.png"):
-        RetrievalTask(tiny, query_image="film.png")
+    with pytest.raises(FileNotFoundError, match=r"query_image: no such file: image\.png"):
+        RetrievalTask(tiny, query_image="image.png")
 
 
 # -- search --------------------------------------------------------------------------------------
@@ -222,15 +226,15 @@ def test_search_by_text_ranks_the_images(tiny: BackboneConfig, make_trainer: Mak
 
 
 def test_search_by_image_ranks_the_reports(tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    path, data = tmp_path / "film.png", make_data()
+    path, data = tmp_path / "image.png", make_data()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     task, seen = make_task(tiny, query_image=str(path)), []
     task.backbone.image_encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     found = search(task, data, make_trainer())
     assert seen == [1]  # the reports' own images are not needed
-    examples, film = data.examples("test"), torch.from_numpy(read_grey(path).copy())[None]
+    examples, image = data.examples("test"), torch.from_numpy(read_grey(path).copy())[None]
     assert_ranked(
-        found, {name: logit_of(task, film, text) for name, text in zip(examples.ids, examples.reports, strict=True)}
+        found, {name: logit_of(task, image, text) for name, text in zip(examples.ids, examples.reports, strict=True)}
     )
 
 

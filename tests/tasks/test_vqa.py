@@ -69,7 +69,7 @@ def probabilities(task: VQATask, image: Tensor, question: str) -> dict[str, floa
     return dict(zip(task.answers, values, strict=True))
 
 
-def likeliest(of_answers: dict[str, float]) -> str:
+def top_answer(of_answers: dict[str, float]) -> str:
     return max(of_answers, key=lambda answer: of_answers[answer])
 
 
@@ -96,9 +96,9 @@ def test_test_scores_every_question_with_the_real_a_black_and_another_image(
         row, question, answer = rows[name], examples.questions[index], examples.answers[index]
         image, other = examples.image(index), examples.image((index + size // 2) % size)
         of_answers = probabilities(task, image, question)
-        assert row["prediction"] == likeliest(of_answers)
-        assert row["prediction_blank"] == likeliest(probabilities(task, torch.zeros_like(image), question))
-        assert row["prediction_shuffled"] == likeliest(probabilities(task, other, question))
+        assert row["prediction"] == top_answer(of_answers)
+        assert row["prediction_blank"] == top_answer(probabilities(task, torch.zeros_like(image), question))
+        assert row["prediction_shuffled"] == top_answer(probabilities(task, other, question))
         assert (row["question"], row["answer"], row["organ"]) == (question, answer, "chest")
         assert (row["answer_type"], row["question_type"]) == (
             examples.answer_types[index],
@@ -142,7 +142,7 @@ def test_validation_scores_accuracy_without_the_controls(tiny: BackboneConfig, m
     trainer.validate(task, datamodule=data, verbose=False)
     examples = data.examples("val")
     hits = [
-        likeliest(probabilities(task, examples.image(index), question)) == examples.answers[index]
+        top_answer(probabilities(task, examples.image(index), question)) == examples.answers[index]
         for index, question in enumerate(examples.questions)
     ]
     assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(np.mean(hits))
@@ -160,7 +160,7 @@ def test_every_trainable_weight_has_a_gradient(tiny: BackboneConfig, make_traine
 # -- predictions ---------------------------------------------------------------------------------
 
 
-def test_prediction_gives_the_five_likeliest_answers(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
+def test_prediction_gives_the_top_five_answers(tiny: BackboneConfig, make_trainer: MakeTrainer) -> None:
     data = make_data()
     task = make_task(tiny, training_answers(data))
     rows = {row["id"]: row for batch in make_trainer().predict(task, datamodule=data) or [] for row in batch}
@@ -189,9 +189,11 @@ def test_examples_for_a_table_show_answer_and_prediction(tiny: BackboneConfig) -
     data.setup("test")
     batch: Batch = next(iter(data.test_dataloader()))
     task = make_task(tiny, training_answers(data))
-    for shown, row, answer in zip(task.example_rows(batch), task.predict_step(batch, 0), batch["answer"], strict=True):
-        assert (shown["prediction"], shown["probability"]) == (row["answer_1"], row["probability_1"])
-        assert (shown["question"], shown["answer"]) == (row["question"], answer)
+    for example, row, answer in zip(
+        task.example_rows(batch), task.predict_step(batch, 0), batch["answer"], strict=True
+    ):
+        assert (example["prediction"], example["probability"]) == (row["answer_1"], row["probability_1"])
+        assert (example["question"], example["answer"]) == (row["question"], answer)
 
 
 # -- checkpoints ---------------------------------------------------------------------------------
@@ -215,26 +217,26 @@ def test_checkpoint_keeps_the_answers(checkpoint: Path) -> None:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder with an image."""
-    (tmp_path / "films").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "films/a.png")
-    return tmp_path / "films"
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "images/a.png")
+    return tmp_path / "images"
 
 
-def of_folder(films: Path, question: str) -> FolderDataModule:
-    return FolderDataModule(str(films), question, "synthetic", image_size=64, num_workers=0)
+def of_folder(images: Path, question: str) -> FolderDataModule:
+    return FolderDataModule(str(images), question, "synthetic", image_size=64, num_workers=0)
 
 
 def test_checkpoint_answers_a_question_about_a_folder(
-    tiny: BackboneConfig, checkpoint: Path, films: Path, make_trainer: MakeTrainer
+    tiny: BackboneConfig, checkpoint: Path, images: Path, make_trainer: MakeTrainer
 ) -> None:
-    data = of_folder(films, "is there edema?")
+    data = of_folder(images, "is there edema?")
     ((row,),) = make_trainer().predict(make_task(tiny), datamodule=data, ckpt_path=checkpoint) or []
     expected = probabilities(
         VQATask.load_from_checkpoint(checkpoint).eval(), data.examples("test").image(0), "is there edema?"
     )
-    assert (row["id"], row["answer_1"]) == ("a.png", likeliest(expected))
+    assert (row["id"], row["answer_1"]) == ("a.png", top_answer(expected))
     assert row["probability_1"] == pytest.approx(max(expected.values()), abs=1e-5)
 
 
@@ -253,8 +255,8 @@ def test_resuming_with_other_answers_is_refused(
     other = make_data(num_train=40)
     ours, theirs = len(training_answers(other)), len(training_answers(make_data()))
     assert ours != theirs
-    told = f"the checkpoint knows {theirs} answers, the training split has {ours} others: resume with the same data"
-    with pytest.raises(ValueError, match=told):
+    message = f"the checkpoint knows {theirs} answers, the training split has {ours} others: resume with the same data"
+    with pytest.raises(ValueError, match=message):
         make_trainer(max_steps=2).fit(make_task(tiny), datamodule=other, ckpt_path=checkpoint)
 
 
@@ -262,21 +264,21 @@ def test_resuming_with_other_answers_is_refused(
 
 
 def test_image_without_a_question_is_refused(
-    tiny: BackboneConfig, checkpoint: Path, films: Path, make_trainer: MakeTrainer
+    tiny: BackboneConfig, checkpoint: Path, images: Path, make_trainer: MakeTrainer
 ) -> None:
     with pytest.raises(ValueError, match=r"FolderDataModule has no questions: give .* a question as its text"):
-        make_trainer().predict(make_task(tiny), datamodule=of_folder(films, ""), ckpt_path=checkpoint)
+        make_trainer().predict(make_task(tiny), datamodule=of_folder(images, ""), ckpt_path=checkpoint)
 
 
-def test_question_without_an_image_is_refused(films: Path) -> None:
-    (films / "a.png").unlink()
-    with pytest.raises(FileNotFoundError, match="films holds no images"):
-        of_folder(films, "is there edema?")
-    (films / "a.png").write_bytes(b"no image")
+def test_question_without_an_image_is_refused(images: Path) -> None:
+    (images / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="images holds no images"):
+        of_folder(images, "is there edema?")
+    (images / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="none of the 1 images can be read"):
-        of_folder(films, "is there edema?").setup("predict")
+        of_folder(images, "is there edema?").setup("predict")
     with pytest.raises(FileNotFoundError, match=r"no such folder or image: .*missing\.png"):
-        of_folder(films / "missing.png", "is there edema?")
+        of_folder(images / "missing.png", "is there edema?")
 
 
 def test_question_without_an_image_is_refused_by_the_model(tiny: BackboneConfig) -> None:
@@ -292,9 +294,9 @@ def test_corpus_of_reports_is_refused(tiny: BackboneConfig, make_trainer: MakeTr
         make_trainer().fit(make_task(tiny), datamodule=SyntheticDataModule(**SIZES))
 
 
-def test_task_without_answers_says_so(tiny: BackboneConfig, films: Path, make_trainer: MakeTrainer) -> None:
+def test_task_without_answers_says_so(tiny: BackboneConfig, images: Path, make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match="this task knows no answers yet: train it, or load a checkpoint"):
-        make_trainer().predict(make_task(tiny), datamodule=of_folder(films, "is there edema?"))
+        make_trainer().predict(make_task(tiny), datamodule=of_folder(images, "is there edema?"))
 
 
 class Unanswered(SyntheticVQADataModule):

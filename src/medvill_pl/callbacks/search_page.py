@@ -1,4 +1,4 @@
-"""The page of a search: the query, what was found, and whether it has the query's findings (MedViLL, Fig. 7)."""
+"""The page of a search: the query, its results, and whether they have the query's findings (MedViLL, Fig. 7)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from medvill_pl.runs import gather, run_folder
 
 
 class SearchPage(Callback):
-    """Writes a page of what a search found: the query, best and worst results, with labels (the paper's Fig. 7).
+    """Writes a page of a search: the query, best and worst results, with labels (the paper's Fig. 7).
 
     It acts in ``predict`` with a task that has a query. A frame is green where the set of positive
     findings equals the query's. The findings of a text are those of the same text in the corpus, else what
@@ -49,7 +49,7 @@ class SearchPage(Callback):
         self.path, self.num_best, self.num_worst = path, num_best, num_worst
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing found."""
+        """Begin with no results."""
         self._target = Path(self.path) if self.path else run_folder(trainer) / "search.html"
         self._rows: list[Mapping[str, Any]] = []
         self._same_image: list[str] = []
@@ -88,7 +88,7 @@ class SearchPage(Callback):
                 f"{len(rows):,} {'images' if query else 'reports'} of {data.name}, ranked by the probability, in "
                 "brackets, that each belongs to the query. For research, not a medical device."
             ),
-            html.paragraph(_told_of(data.is_credentialed), is_note=True),
+            html.paragraph(_notice(data.is_credentialed), is_note=True),
             _query_card(pl_module, findings, corpus),
             *_found(rows, corpus, findings, self.num_best, self.num_worst),
         ]
@@ -129,14 +129,14 @@ class _Corpus:
     def _positive(self, labels: NDArray[np.float32]) -> list[str] | None:
         if not self.is_labelled:
             return None
-        shown = zip(FINDINGS, labels.tolist(), strict=True)
-        return [finding for finding, label in shown if label == 1 and finding in self.examples.labelled]
+        pairs = zip(FINDINGS, labels.tolist(), strict=True)
+        return [finding for finding, label in pairs if label == 1 and finding in self.examples.labelled]
 
 
 _READ_BY_LABELER = "The corpus does not have this text: its findings are what the rule-based labeler reads in it."
 
 
-def _told_of(is_credentialed: bool) -> str:
+def _notice(is_credentialed: bool) -> str:
     if is_credentialed:
         return "This page holds text and images of a credentialed corpus: keep it on this machine."
     return "This page holds text and images of the corpus."
@@ -144,17 +144,17 @@ def _told_of(is_credentialed: bool) -> str:
 
 def _query_card(task: Searches, findings: list[str] | None, corpus: _Corpus) -> str:
     if task.query_pixels is not None:
-        told = html.paragraph(f"Query: {Path(str(task.query_image)).name}")
+        message = html.paragraph(f"Query: {Path(str(task.query_image)).name}")
         unknown = "The corpus does not have this image, so its findings are not known: no result is marked."
     else:
-        told = html.paragraph(f"Query: {task.query_text}")
+        message = html.paragraph(f"Query: {task.query_text}")
         unknown = ""
-        told += "" if corpus.has_text(str(task.query_text)) else html.paragraph(_READ_BY_LABELER, is_note=True)
+        message += "" if corpus.has_text(str(task.query_text)) else html.paragraph(_READ_BY_LABELER, is_note=True)
     if not corpus.is_labelled:
         unknown = "The corpus has no labels, so no result is marked."
     text = html.paragraph(unknown, is_note=True) if findings is None else f"<p>{html.tags(findings, findings)}</p>"
     image = [] if task.query_pixels is None else [html.picture(task.query_pixels.cpu().numpy(), "query")]
-    return html.card(*image, f"<div>{told}{text}</div>")
+    return html.card(*image, f"<div>{message}{text}</div>")
 
 
 def _found(
@@ -173,9 +173,9 @@ def _found(
         )
     best, rest = rows[:num_best], rows[num_best:]
     worst = rest[-num_worst:] if num_worst else []
-    for told, shown in (("Best", best), ("From the end of the list", worst)):
-        if shown:
-            parts += [html.heading(told), html.results([_result(row, corpus, expected) for row in shown])]
+    for title, part in (("Best", best), ("From the end of the list", worst)):
+        if part:
+            parts += [html.heading(title), html.results([_result(row, corpus, expected) for row in part])]
     return parts
 
 

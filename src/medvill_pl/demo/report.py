@@ -177,16 +177,16 @@ def _middle_batch(data: Any) -> Batch:
 
 def _masked_card(task: PretrainingTask, shown: Shown) -> str:
     report = shown.report
-    guesses = dict(zip(report.hidden, zip(report.predictions, report.probabilities, strict=True), strict=True))
+    guesses = dict(zip(report.masked, zip(report.predictions, report.probabilities, strict=True), strict=True))
     words = []
     for place, token in enumerate(report.tokens[:-1]):
         space = "" if place == 0 or token in (".", ",", "-") or report.tokens[place - 1] == "-" else " "
         words.append(space + (_guess(token, *guesses[place]) if place in guesses else escape(token)))
     film = shown.batch["image"][shown.row, 0].numpy()
     maps = _word_maps(task, shown)
-    is_word = torch.tensor([report.tokens[place].isalpha() for place in report.hidden])
+    is_word = torch.tensor([report.tokens[place].isalpha() for place in report.masked])
     best = int((maps.sum((1, 2)) * is_word).argmax())
-    told = f"attention: {report.tokens[report.hidden[best]]} ({maps[best].sum():.0%} on the film)"
+    told = f"attention: {report.tokens[report.masked[best]]} ({maps[best].sum():.0%} on the film)"
     text = f"<div><p>{''.join(words)}</p>{html.paragraph(told, is_note=True)}</div>"
     return html.card(html.picture(film, report.id), html.picture(overlay(film, maps[best])), text)
 
@@ -201,7 +201,7 @@ def _word_maps(task: PretrainingTask, shown: Shown) -> torch.Tensor:
         mask_strategy=STRATEGY,
     )
     of_words = attention_on_image(weights, task.backbone.num_visual)[0, -1].mean(0)[1:]
-    return of_words[shown.report.hidden]
+    return of_words[shown.report.masked]
 
 
 def _guess(token: str, predictions: list[str], probabilities: list[float]) -> str:
@@ -244,7 +244,7 @@ def _classification(story: Story) -> list[str]:
         task.example_rows(batch), batch["image"][:, 0].numpy(), _cls_maps(task, batch), strict=True
     ):
         told = html.paragraph(f"There: {shown['findings'] or 'nothing that is labelled'}.")
-        guessed = html.paragraph(f"Likeliest: {shown['likeliest']}.")
+        guessed = html.paragraph(f"Top: {shown['top findings']}.")
         note = html.paragraph("Right: where CLS looks.", is_note=True)
         parts.append(
             html.card(html.picture(film), html.picture(overlay(film, maps)), f"<div>{told}{guessed}{note}</div>")

@@ -19,7 +19,7 @@ Uncertain = Literal["negative", "positive", "ignore"]
 
 
 class ClassificationTask(BackboneTask):
-    """Fine-tunes a backbone to tell which findings an image (with its report) shows: one head a finding, on CLS.
+    """Fine-tunes a backbone to tell which findings an image (with its report) shows: one output per finding, on CLS.
 
     The labels of most corpora are read off the reports, so with the report as input they can be read off
     the text they came from: metrics are then near 1 and say little about images.
@@ -164,13 +164,13 @@ class ClassificationTask(BackboneTask):
         return super().image_attention(Batch({**batch, "input_ids": no_text, "text_mask": no_text.bool()}))
 
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
-        """What a table shows of a batch: the findings that are there, and those thought likeliest."""
+        """What a table shows of a batch: the findings of the labels, and the top findings of the model."""
         rows = []
         for row, labels in zip(self.predict_step(batch, 0), batch["labels"], strict=True):
-            likeliest = sorted(FINDINGS, key=lambda finding: -row[finding])[:3]
+            top = sorted(FINDINGS, key=lambda finding: -row[finding])[:3]
             there = [finding for finding, label in zip(FINDINGS, labels.tolist(), strict=True) if label == 1]
-            guess = ", ".join(f"{finding} {row[finding]:.2f}" for finding in likeliest)
-            rows.append({"id": row["id"], "findings": ", ".join(there), "likeliest": guess})
+            guess = ", ".join(f"{finding} {row[finding]:.2f}" for finding in top)
+            rows.append({"id": row["id"], "findings": ", ".join(there), "top findings": guess})
         return rows
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Report generation: a report for an image, word after word (MedViLL, Sec. IV-C.4)."""
+"""Report generation: a report for an image, token after token (MedViLL, Sec. IV-C.4)."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -48,9 +48,9 @@ Objective = Literal["mlm", "every_word"]
 class GenerationTask(BackboneTask):
     """Fine-tunes a backbone to write the report of an image, under seq2seq whatever it was pre-trained with.
 
-    Training hides words as pre-training does, and the closing SEP_L of half the reports, so that the model learns
-    to stop (``objective="mlm"``, the paper). ``objective="every_word"`` instead predicts every word from the words
-    before it, as decoding does: as many targets as the report has words, at about twice the cost of a step.
+    Training masks tokens as pre-training does, and the closing SEP_L of half the reports, so that the model learns
+    to stop (``objective="mlm"``, the paper). ``objective="every_word"`` instead predicts every token from the tokens
+    before it, as decoding does: as many targets as the report has tokens, at about twice the cost of a step.
 
     Validation gives the perplexity; a test also writes the reports and compares them: BLEU, clinical
     efficacy through a labeler, diversity, and the best report that could be written for every image.
@@ -59,9 +59,9 @@ class GenerationTask(BackboneTask):
         backbone: arguments of :class:`MedViLL`.
         backbone_ckpt: start from this backbone instead.
         objective: what a training step predicts.
-        mlm_probability: share of word pieces to hide under ``mlm``.
+        mlm_probability: share of tokens to mask under ``mlm``.
         decoding: how reports are written; what is left out keeps the default of ``DecodingConfig``.
-        return_attention: let ``predict`` give the attention of each word on the image.
+        return_attention: let ``predict`` give the attention of each token on the image.
         labeler: import path of a labeler: a class without arguments whose objects turn a list of texts into
             labels, floating point, shape ``(N, 14)``, NaN = not mentioned.
         lr: learning rate of AdamW.
@@ -128,7 +128,7 @@ class GenerationTask(BackboneTask):
         return load_labeler(self._labeler_path)
 
     def setup(self, stage: str) -> None:
-        """Load the labeler too, so that a wrong name is told before hours of training."""
+        """Load the labeler too, so that a wrong name is an error before hours of training."""
         super().setup(stage)
         if stage in ("fit", "test"):
             _ = self._labeler
@@ -232,8 +232,8 @@ class GenerationTask(BackboneTask):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Write reports: rows with ``id``, ``reference`` and ``prediction``, as RadEval and ReXrank take them.
 
-        With ``return_attention``, ``words`` and ``attention`` too: each word's share of attention on each place of the
-        image, row by row, mean over the heads of the last layer.
+        With ``return_attention``, ``tokens`` and ``attention`` too: each token's share of attention on each position of
+        the feature map, row by row, mean over the heads of the last layer.
         """
         visual_tokens = self.backbone.encode_image(batch["image"])
         generated = self.write(visual_tokens, batch["seed"])
@@ -244,15 +244,18 @@ class GenerationTask(BackboneTask):
         ]
         if self.return_attention:
             for row, tokens, one in zip(rows, visual_tokens, generated, strict=True):
-                row |= {"words": self.backbone.tokenizer.tokens(one.ids), "attention": self._attention(tokens, one.ids)}
+                row |= {
+                    "tokens": self.backbone.tokenizer.tokens(one.ids),
+                    "attention": self._attention(tokens, one.ids),
+                }
         return rows
 
     def _attention(self, visual_tokens: Tensor, ids: list[int]) -> list[list[float]]:
-        """The attention of each word on the image, one list a word."""
+        """The attention of each token on the image, one list per token."""
         if not ids:
             return []
         input_ids = torch.tensor([ids], device=visual_tokens.device)
         mask = torch.ones_like(input_ids, dtype=torch.bool)
         weights = token_attention(self.backbone, input_ids=input_ids, text_mask=mask, visual_tokens=visual_tokens[None])
         on_image = weights[0, -1].mean(0).tolist()
-        return [[round(share, 5) for share in word] for word in on_image]
+        return [[round(share, 5) for share in token] for token in on_image]

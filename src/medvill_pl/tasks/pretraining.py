@@ -66,20 +66,20 @@ class MatchingLoss(_Mean):
 
 
 class MaskedReport(NamedTuple):
-    """A report with hidden words and what the model puts in their place.
+    """A report with masked tokens and what the model puts there.
 
     Attributes:
         id: identifier of the pair.
-        tokens: word pieces of the report, with SEP.
-        hidden: places of the hidden words.
-        predictions: for each hidden place, the word pieces thought likeliest, best first.
+        tokens: tokens of the report, with SEP.
+        masked: positions of the masked tokens.
+        predictions: for each masked position, the top tokens, best first.
         probabilities: their probabilities.
         match_probability: how likely image and report belong together.
     """
 
     id: str
     tokens: list[str]
-    hidden: list[int]
+    masked: list[int]
     predictions: list[list[str]]
     probabilities: list[list[float]]
     match_probability: float
@@ -88,8 +88,8 @@ class MaskedReport(NamedTuple):
 class PretrainingTask(MatchingTask):
     """Pre-trains a backbone by MLM and IRM under a mask strategy.
 
-    The batches need non-matching pairs: give the data module ``negatives="labels"``. Words are
-    hidden in all reports, but predicted in matching pairs only (Eq. 5). The loss is their sum.
+    The batches need non-matching pairs: give the data module ``negatives="labels"``. Tokens are
+    masked in all reports, but predicted in matching pairs only (Eq. 5). The loss is their sum.
 
     Under ``seq2seq``, CLS cannot see the report, so IRM cannot be learnt and stays at ln 2.
 
@@ -98,8 +98,8 @@ class PretrainingTask(MatchingTask):
         backbone_ckpt: start from this backbone instead.
         mask_strategy: who attends to whom.
         num_visual_samples: visual tokens drawn from each image in training steps; None takes all.
-        mlm_probability: share of word pieces to hide.
-        mlm_on_non_matching: predict hidden words of non-matching pairs too, as the released code does.
+        mlm_probability: share of tokens to mask.
+        mlm_on_non_matching: predict masked tokens of non-matching pairs too, as the released code does.
         lr: learning rate of AdamW.
         weight_decay: of all weights but biases, norms and other vectors.
         warmup_steps: optimizer steps over which the rate rises linearly.
@@ -182,7 +182,7 @@ class PretrainingTask(MatchingTask):
         return TokenMasking(self.backbone.tokenizer, self.mlm_probability, non_matching=self.mlm_on_non_matching)
 
     def forward(self, batch: Batch, strategy: MaskStrategy) -> BackboneOutput:
-        """Embed pairs with hidden words under a strategy."""
+        """Embed pairs with masked tokens under a strategy."""
         num_sampled = self.num_visual_samples if self.training else None
         visual_tokens = self.backbone.encode_image(batch["image"], num_sampled)
         output: BackboneOutput = self.backbone(
@@ -194,18 +194,18 @@ class PretrainingTask(MatchingTask):
         return output
 
     def score(self, batch: Batch, strategy: MaskStrategy) -> tuple[Tensor, Tensor]:
-        """Score hidden words and matching under a strategy.
+        """Score masked tokens and matching under a strategy.
 
         Args:
-            batch: pairs with hidden words (see :attr:`masking`), on the device of the task.
+            batch: pairs with masked tokens (see :attr:`masking`), on the device of the task.
             strategy: any but ``bi_seq2seq``.
 
         Returns:
-            Vocabulary logits of the places to predict, shape ``(M, V)``, and matching logits, shape ``(B,)``.
+            Vocabulary logits of the positions to predict, shape ``(M, V)``, and matching logits, shape ``(B,)``.
         """
         output = self(batch, strategy)
-        places = output.text.flatten(0, 1)[batch["mlm_positions"]]
-        return self.backbone.mlm_logits(places), self.irm_head(output.pooled).squeeze(1)
+        masked = output.text.flatten(0, 1)[batch["mlm_positions"]]
+        return self.backbone.mlm_logits(masked), self.irm_head(output.pooled).squeeze(1)
 
     def _losses(self, batch: Batch, mlm_logits: Tensor, irm_logits: Tensor) -> tuple[Tensor, Tensor]:
         # The sum keeps the graph whole where a batch has nothing to predict.
@@ -273,15 +273,15 @@ class PretrainingTask(MatchingTask):
         return forward_flops(self.backbone, self.num_visual_samples, num_text)
 
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
-        """What a table shows of a batch: report, hidden words with the model's guesses, and matching."""
+        """What a table shows of a batch: report, masked tokens with the model's predictions, and matching."""
         return [
             {
                 "id": report.id,
-                "report": " ".join(f"[{t}]" if at in report.hidden else t for at, t in enumerate(report.tokens)),
-                "hidden words: predictions": "; ".join(
-                    f"{report.tokens[place]}: {words[0]} {probability[0]:.2f}"
-                    for place, words, probability in zip(
-                        report.hidden, report.predictions, report.probabilities, strict=True
+                "report": " ".join(f"[{t}]" if at in report.masked else t for at, t in enumerate(report.tokens)),
+                "masked tokens: predictions": "; ".join(
+                    f"{report.tokens[position]}: {tokens[0]} {probability[0]:.2f}"
+                    for position, tokens, probability in zip(
+                        report.masked, report.predictions, report.probabilities, strict=True
                     )
                 ),
                 "match probability": report.match_probability,
@@ -291,35 +291,31 @@ class PretrainingTask(MatchingTask):
 
     @torch.no_grad()
     def fill_masks(self, batch: Batch, num_candidates: int = 5) -> list[MaskedReport]:
-        """Show, for tables and pages, which words were hidden and what the model makes of them.
+        """Show, for tables and pages, which tokens were masked and what the model predicts there.
 
         Args:
-            batch: pairs with hidden words, on the device of the task.
-            num_candidates: likeliest word pieces to give for each hidden place.
+            batch: pairs with masked tokens, on the device of the task.
+            num_candidates: top tokens to give for each masked position.
 
         Returns:
-            One entry a matching pair.
+            One entry per matching pair.
         """
         with evaluating(self):
             mlm_logits, irm_logits = self.score(batch, self.evaluation_strategy)
         best = mlm_logits.float().softmax(dim=1).topk(num_candidates, dim=1)
-        rows, places = (
-            (batch["mlm_positions"] // batch["input_ids"].shape[1]),
-            batch["mlm_positions"] % batch["input_ids"].shape[1],
-        )
+        rows = batch["mlm_positions"] // batch["input_ids"].shape[1]
+        positions = batch["mlm_positions"] % batch["input_ids"].shape[1]
         tokens = self.backbone.tokenizer.tokens
         reports = []
-        for row in range(len(batch["id"])):
-            if not batch["matched"][row]:
-                continue
-            of_row = (rows == row).nonzero()[:, 0]
+        for row in batch["matched"].nonzero()[:, 0].tolist():
+            indices = (rows == row).nonzero()[:, 0]
             reports.append(
                 MaskedReport(
                     batch["id"][row],
                     tokens(batch["input_ids"][row][batch["text_mask"][row]].tolist()),
-                    places[of_row].tolist(),
-                    [tokens(ids) for ids in best.indices[of_row].tolist()],
-                    best.values[of_row].tolist(),
+                    positions[indices].tolist(),
+                    [tokens(ids) for ids in best.indices[indices].tolist()],
+                    best.values[indices].tolist(),
                     irm_logits[row].sigmoid().item(),
                 )
             )
@@ -327,7 +323,7 @@ class PretrainingTask(MatchingTask):
 
 
 def _results(batch: Batch, mlm_logits: Tensor, irm_logits: Tensor) -> dict[str, Tensor | list[str]]:
-    """What is kept of each pair: matching, and the summed MLM loss of its hidden words, in nats, with their number."""
+    """What is kept of each pair: matching, and the summed MLM loss of its masked tokens, in nats, with their number."""
     size, length = batch["input_ids"].shape
     loss = nn.functional.cross_entropy(mlm_logits.detach().float(), batch["mlm_targets"], reduction="none")
     rows = batch["mlm_positions"] // length

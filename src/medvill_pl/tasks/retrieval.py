@@ -31,9 +31,9 @@ from medvill_pl.tasks.step import StepOutput
 class RetrievalTask(MatchingTask):
     """Fine-tunes a backbone to tell matching from non-matching pairs, and searches by it.
 
-    Training and validation need non-matching pairs: give the data module ``negatives="labels"``. A test lets
-    every test image search among the reports of a trial, and every report among the images; a candidate is positive
-    where its set of positive labels equals the query's. Each image passes the CNN once, however many pairs it is in.
+    Training and validation need non-matching pairs: give the data module ``negatives="labels"``. In a test, every
+    image searches among the reports of its candidate set, and every report among images; a candidate is positive where
+    its set of positive labels equals the query's. Each image passes the image encoder once, however many pairs it is in.
 
     ``predict`` with ``query_image`` or ``query_text`` searches the data for it; without a query it tells how well
     each image and its own report match.
@@ -41,9 +41,9 @@ class RetrievalTask(MatchingTask):
     Args:
         backbone: arguments of :class:`MedViLL`.
         backbone_ckpt: start from this backbone instead.
-        num_candidates: candidates of a trial, the query's own counterpart and others.
+        num_candidates: candidates of each query, its own counterpart and others.
         full_gallery: rank the whole test split too, as the released code does.
-        candidate_seed: the trials follow from it alone.
+        candidate_seed: the candidate sets follow from it alone.
         query_image: for ``predict``, an image file whose reports are searched for.
         query_text: for ``predict``, a text whose images are searched for.
         lr: learning rate of AdamW.
@@ -112,10 +112,10 @@ class RetrievalTask(MatchingTask):
         self._query_tokens: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Build what every task needs; before a test, see that the pool is large enough.
+        """Build what every task needs; before a test, see that the gallery is large enough.
 
         Raises:
-            ValueError: if the test split has fewer pairs than a trial has candidates.
+            ValueError: if the test split has fewer pairs than a query has candidates.
         """
         super().setup(stage)
         if stage == "test" and self.data is not None:

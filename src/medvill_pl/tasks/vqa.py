@@ -155,7 +155,7 @@ class VQATask(BackboneTask):
         return {"most_frequent": most_frequent}
 
     def example_rows(self, batch: Batch) -> list[dict[str, object]]:
-        """What a table shows of a batch: question, answer, and the likeliest answer with its probability."""
+        """What a table shows of a batch: question, answer, and the top answer with its probability."""
         return [
             {
                 **{k: row[k] for k in ("id", "question")},
@@ -168,15 +168,15 @@ class VQATask(BackboneTask):
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answer the questions: rows with ``id``, ``question`` and the five likeliest answers with probabilities."""
+        """Answer the questions: rows with ``id``, ``question`` and the top five answers with probabilities."""
         best = self(batch["image"], batch).float().sigmoid().topk(min(5, len(self.answers)), dim=1)
         rows = []
         for i, question, indices, values in zip(
             batch["id"], batch["report"], best.indices.tolist(), best.values.tolist(), strict=True
         ):
             row: dict[str, Any] = {"id": i, "question": question}
-            for place, (index, value) in enumerate(zip(indices, values, strict=True), start=1):
-                row |= {f"answer_{place}": self.answers[index], f"probability_{place}": value}
+            for rank, (index, value) in enumerate(zip(indices, values, strict=True), start=1):
+                row |= {f"answer_{rank}": self.answers[index], f"probability_{rank}": value}
             rows.append(row)
         return rows
 
