@@ -33,7 +33,7 @@ class RetrievalTask(MatchingTask):
 
     Training and validation need non-matching pairs: give the data module ``negatives="labels"``. In a test, every
     image searches among the reports of its candidate set, and every report among images; a candidate is positive where
-    its set of positive labels equals the query's. Each image passes the image encoder once, however many pairs it is in.
+    its set of positive labels equals the query's. Each image passes the image encoder once, in however many pairs.
 
     ``predict`` with ``query_image`` or ``query_text`` searches the data for it; without a query it tells how well
     each image and its own report match.
