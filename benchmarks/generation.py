@@ -16,7 +16,8 @@ from common import FULL, SMALL, clock, device_name, make_backbone, write_figures
 from torch import Tensor
 
 from medvill_pl import MaskStrategy, MedViLL
-from medvill_pl.models.decoding.generate import DecodingConfig, generate
+from medvill_pl.models.decoding.config import DecodingConfig
+from medvill_pl.models.decoding.generate import generate
 
 AIMS = {"cpu": 40.0, "cuda": 50.0}  # at batch 32
 

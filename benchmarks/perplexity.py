@@ -17,7 +17,7 @@ from common import FULL, SMALL, clock, device_name, draw_lengths, make_backbone,
 from torch import Tensor
 
 from medvill_pl import MaskStrategy, MedViLL
-from medvill_pl.models.decoding.generate import log_likelihood
+from medvill_pl.models.decoding.likelihood import log_likelihood
 from medvill_pl.tokenizer import MAX_TOKENS
 
 AIM = 20.0

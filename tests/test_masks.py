@@ -1,6 +1,7 @@
 """Tests of who may attend to whom, against matrices written out by hand."""
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medvill_pl.masks import IMAGE, TEXT, MaskStrategy, attention_mask, may_attend
+from medvill_pl import masks
+from medvill_pl.masks import IMAGE, TEXT, MaskName, MaskStrategy, attention_mask, may_attend
 
 FIXED = ("bidirectional", "seq2seq", "bar", "non_crossing")
 NUM_VISUAL, NUM_TEXT = 2, 3
@@ -158,7 +160,7 @@ def test_rule_on_a_rectangle_gives_those_cells_of_the_square(
     assert torch.equal(rectangle, matrix(FULL[strategy])[rows][:, columns])
 
 
-def test_second_query_at_a_place_sees_what_the_word_there_sees() -> None:
+def test_second_query_at_a_position_sees_what_the_token_there_sees() -> None:
     # The MASK queries of perplexity and the cached decoder stand at a word's position, outside the sequence.
     kind, position = torch.tensor([TEXT, TEXT]), torch.tensor([1, 2])
     key_kind, key_position = torch.tensor([IMAGE, TEXT, TEXT, TEXT, TEXT]), torch.tensor([5, 0, 1, 2, 3])
@@ -169,6 +171,19 @@ def test_second_query_at_a_place_sees_what_the_word_there_sees() -> None:
 def test_strategies_are_strings_with_these_five_values() -> None:
     assert {member.value for member in MaskStrategy} == {*FIXED, "bi_seq2seq"}
     assert all(isinstance(member, str) and member == member.value == str(member) for member in MaskStrategy)
+
+
+def test_names_for_command_lines_are_the_values_of_the_strategies() -> None:
+    assert get_args(MaskName) == tuple(MaskStrategy)
+
+
+@pytest.mark.parametrize("strategy", FIXED)
+def test_a_strategy_without_a_row_is_an_error_and_no_silent_mask(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(masks._RULES, MaskStrategy(strategy))
+    with pytest.raises(ValueError, match=f"^the mask strategy {strategy} has no row in the table of rules$"):
+        attention_mask(strategy, num_visual=1, text_mask=torch.ones(1, 1, dtype=torch.bool))
 
 
 def test_unknown_strategy_is_one_error_that_lists_the_choices() -> None:

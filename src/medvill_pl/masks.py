@@ -2,12 +2,17 @@
 
 import random
 from enum import StrEnum
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 SEQ2SEQ_PROBABILITY = 0.75
 """Share of optimizer steps in which bi_seq2seq runs seq2seq (Sec. III-C)."""
+
+
+MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
+"""The values of :class:`MaskStrategy`, for command lines, which take an enum by the names of its members only."""
 
 
 class MaskStrategy(StrEnum):
@@ -25,6 +30,13 @@ class MaskStrategy(StrEnum):
     non_crossing      yes          no           no           all
     bi_seq2seq        seq2seq or bidirectional, drawn anew for every optimizer step
     ================  =========================================================
+
+    Example:
+        >>> MaskStrategy("bar") is MaskStrategy.BAR
+        True
+        >>> MaskStrategy("causal")
+        Traceback (most recent call last):
+        ValueError: unknown mask strategy 'causal': choose one of bidirectional, seq2seq, bar, non_crossing, bi_seq2seq
     """
 
     BIDIRECTIONAL = "bidirectional"
@@ -48,6 +60,10 @@ class MaskStrategy(StrEnum):
         Args:
             step: number of the optimizer step, from 0.
             seed: seed of the run.
+
+        Example:
+            >>> [MaskStrategy.BI_SEQ2SEQ.draw(step).value for step in range(3, 6)]
+            ['seq2seq', 'bidirectional', 'bidirectional']
         """
         if self is not MaskStrategy.BI_SEQ2SEQ:
             return self
@@ -59,6 +75,22 @@ IMAGE, TEXT = 0, 1
 """The two kinds of token: I (CLS, visual tokens, SEP_V) and T (words, SEP_L, CLS_L)."""
 
 
+class _Rule(NamedTuple):
+    """A row of the table above. I always sees I, and T sees T, all of it or only itself and what is earlier."""
+
+    image_sees_text: bool
+    text_sees_image: bool
+    is_text_causal: bool
+
+
+_RULES = {
+    MaskStrategy.BIDIRECTIONAL: _Rule(image_sees_text=True, text_sees_image=True, is_text_causal=False),
+    MaskStrategy.SEQ2SEQ: _Rule(image_sees_text=False, text_sees_image=True, is_text_causal=True),
+    MaskStrategy.BAR: _Rule(image_sees_text=True, text_sees_image=True, is_text_causal=True),
+    MaskStrategy.NON_CROSSING: _Rule(image_sees_text=False, text_sees_image=False, is_text_causal=False),
+}
+
+
 def may_attend(
     strategy: MaskStrategy | str, query_kind: Tensor, query_position: Tensor, key_kind: Tensor, key_position: Tensor
 ) -> Tensor:
@@ -67,7 +99,7 @@ def may_attend(
     Args:
         strategy: any strategy but ``bi_seq2seq``.
         query_kind: ``IMAGE`` or ``TEXT``, int64, shape ``(Q,)``.
-        query_position: place of the query among its kind, int64, shape ``(Q,)``.
+        query_position: position of the query among its kind, int64, shape ``(Q,)``.
         key_kind: as ``query_kind``, shape ``(S,)``.
         key_position: as ``query_position``, shape ``(S,)``.
 
@@ -76,17 +108,29 @@ def may_attend(
 
     Raises:
         ValueError: if the strategy is unknown, or is ``bi_seq2seq``.
+
+    Example:
+        One token of the image and two of the text ask for the same three:
+
+        >>> kind, position = torch.tensor([IMAGE, TEXT, TEXT]), torch.tensor([0, 0, 1])
+        >>> may_attend("bar", kind, position, kind, position).int()
+        tensor([[1, 1, 1],
+                [1, 1, 0],
+                [1, 1, 1]], dtype=torch.int32)
     """
     strategy = MaskStrategy(strategy)
     if strategy is MaskStrategy.BI_SEQ2SEQ:
         raise ValueError("bi_seq2seq has no mask of its own: use MaskStrategy.draw(), which gives each step's strategy")
+    if strategy not in _RULES:
+        raise ValueError(f"the mask strategy {strategy.value} has no row in the table of rules")
+    rule = _RULES[strategy]
     from_text, to_text = (query_kind == TEXT)[:, None], (key_kind == TEXT)[None, :]
     allowed = from_text == to_text
-    if strategy in (MaskStrategy.BIDIRECTIONAL, MaskStrategy.BAR):
+    if rule.image_sees_text:
         allowed = allowed | (~from_text & to_text)
-    if strategy is not MaskStrategy.NON_CROSSING:
+    if rule.text_sees_image:
         allowed = allowed | (from_text & ~to_text)
-    if strategy in (MaskStrategy.SEQ2SEQ, MaskStrategy.BAR):
+    if rule.is_text_causal:
         is_later = key_position[None, :] > query_position[:, None]
         allowed = allowed & ~(from_text & to_text & is_later)
     return allowed

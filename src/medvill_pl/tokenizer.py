@@ -16,7 +16,7 @@ from medvill_pl.weights import fetch
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 253
-"""Word pieces of a report that the paper keeps (Sec. IV-B)."""
+"""Tokens of a report that the paper keeps (Sec. IV-B)."""
 
 
 class ReportTokenizer:
@@ -52,7 +52,7 @@ class ReportTokenizer:
         """Load a tokenizer.
 
         Args:
-            source: ``"synthetic"`` (the words of the embedded corpus), a ``vocab.txt`` (one token a
+            source: ``"synthetic"`` (the words of the embedded corpus), a ``vocab.txt`` (one token per
                 line), a ``tokenizer.json``, a folder with either, a name on the Hugging Face hub,
                 or the text that :meth:`to_json` gave.
 
@@ -82,11 +82,11 @@ class ReportTokenizer:
 
     @classmethod
     def from_vocab(cls, tokens: Sequence[str], source: str = "the vocabulary") -> "ReportTokenizer":
-        """Make a tokenizer from a list of tokens; a token's id is its place in the list."""
+        """Make a tokenizer from a list of tokens; a token's id is its position in the list."""
         vocab = {token.rstrip("\r"): index for index, token in enumerate(tokens)}
         missing = [token for token in SPECIAL_TOKENS if token not in vocab]
         if missing:
-            raise ValueError(f"{source} has no {missing[0]}: a BERT WordPiece vocabulary is needed, one token a line")
+            raise ValueError(f"{source} has no {missing[0]}: a BERT WordPiece vocabulary is needed, one token per line")
         return cls(BertWordPieceTokenizer(vocab)._tokenizer, source)
 
     @classmethod
@@ -112,7 +112,7 @@ class ReportTokenizer:
         return cls.from_vocab([token for token, _ in by_id])
 
     def encode(self, reports: Sequence[str]) -> list[list[int]]:
-        """Turn reports into ids of word pieces, without CLS and SEP."""
+        """Turn reports into ids of tokens, without CLS and SEP."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(reports), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -120,7 +120,7 @@ class ReportTokenizer:
         return self._tokenizer.decode(list(ids))
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Turn each id into its word piece, as the vocabulary writes it."""
+        """Turn each id into its token, as the vocabulary writes it."""
         return [self._tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
     def to_json(self) -> str:
@@ -144,12 +144,12 @@ class ReportTokenizer:
 
 
 class MaskedTokens(NamedTuple):
-    """A batch whose words are partly hidden.
+    """A batch whose tokens are partly masked.
 
     Attributes:
-        input_ids: ids with the chosen words replaced, int64, shape ``(B, T)``.
-        positions: chosen places to predict, as indices into the flattened ``(B * T)`` batch, int64, shape ``(M,)``.
-        targets: the words that stood there, int64, shape ``(M,)``.
+        input_ids: ids with the chosen tokens replaced, int64, shape ``(B, T)``.
+        positions: chosen positions to predict, as indices into the flattened ``(B * T)`` batch, int64, shape ``(M,)``.
+        targets: the tokens that stood there, int64, shape ``(M,)``.
     """
 
     input_ids: Tensor
@@ -166,41 +166,40 @@ def mask_tokens(
     probability: float = 0.15,
     ends: Tensor | None = None,
 ) -> MaskedTokens:
-    """Hide words for masked language modelling (MedViLL, Sec. III-B.4; BERT's 80/10/10 rule).
+    """Mask tokens for masked language modelling (MedViLL, Sec. III-B.4; BERT's 80/10/10 rule).
 
-    Of each report, ``probability`` of the word pieces are chosen, at least one; special tokens and
-    padding never are. A chosen word becomes MASK (80 %), a random ordinary token (10 %) or stays
-    (10 %). All rows are masked, so that hidden words do not tell matching from non-matching pairs.
+    Of each report, ``probability`` of the tokens are chosen, at least one; special tokens and padding never are. A
+    chosen token becomes MASK (80 %), a random ordinary token (10 %) or stays (10 %). All rows are masked, so that
+    MASKs do not tell matching from non-matching pairs.
 
     Args:
-        input_ids: words and SEP_L of each report, int64, shape ``(B, T)``, on the CPU.
+        input_ids: tokens and SEP_L of each report, int64, shape ``(B, T)``, on the CPU.
         text_mask: True at real tokens, bool, shape ``(B, T)``.
         seeds: seed of each row, int64, shape ``(B,)``; a row's draw depends on nothing else.
         tokenizer: knows the special and the ordinary tokens.
-        predicted_rows: True where the hidden words are to be predicted, bool, shape ``(B,)``.
-        probability: share of word pieces to choose, 0 to 1.
+        predicted_rows: True where the masked tokens are to be predicted, bool, shape ``(B,)``.
+        probability: share of tokens to choose, 0 to 1.
         ends: True where SEP_L is the true end of the report, bool, shape ``(B,)``: in half of these it is
-            hidden and to be predicted too, as report generation needs. None never hides it.
+            masked and to be predicted too, as report generation needs. None never masks it.
+
+    Example:
+        >>> tokenizer = ReportTokenizer.load("synthetic")
+        >>> ids = torch.tensor([[*tokenizer.encode(["No pleural effusion."])[0], tokenizer.sep_id]])
+        >>> masked = mask_tokens(ids, ids > 0, torch.tensor([3]), tokenizer, predicted_rows=torch.tensor([True]))
+        >>> tokenizer.tokens(masked.input_ids[0]), tokenizer.tokens(masked.targets)
+        (['[MASK]', 'pleural', 'effusion', '.', '[SEP]'], ['no'])
     """
     ids: NDArray[np.int64] = input_ids.numpy()
     special = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
-    is_word = text_mask.numpy() & ~np.isin(ids, special)
-    chosen = np.zeros_like(is_word)
+    is_ordinary = text_mask.numpy() & ~np.isin(ids, special)
+    chosen = np.zeros_like(is_ordinary)
     masked = ids.copy()
     for row, seed in enumerate(seeds.tolist()):
-        words = np.flatnonzero(is_word[row])
-        if len(words) == 0:
+        candidates = np.flatnonzero(is_ordinary[row])
+        if len(candidates) == 0:
             continue
         rng = np.random.default_rng(seed)
-        draw = rng.random((2, len(words)))
-        is_chosen = draw[0] < probability
-        if not is_chosen.any():
-            is_chosen[draw[0].argmin()] = True
-        places, fate = words[is_chosen], draw[1][is_chosen]
-        chosen[row, places] = True
-        masked[row, places[fate < 0.8]] = tokenizer.mask_id
-        at_random = places[(fate >= 0.8) & (fate < 0.9)]
-        masked[row, at_random] = rng.choice(tokenizer.ordinary_ids, size=len(at_random))
+        chosen[row] = _mask_row(masked[row], candidates, probability, tokenizer, rng)
         if ends is not None and ends[row] and rng.random() < 0.5:
             end = int(text_mask[row].sum()) - 1
             chosen[row, end], masked[row, end] = True, tokenizer.mask_id
@@ -208,6 +207,27 @@ def mask_tokens(
     return MaskedTokens(
         torch.from_numpy(masked), torch.from_numpy(positions), torch.from_numpy(ids.reshape(-1)[positions])
     )
+
+
+def _mask_row(
+    ids: NDArray[np.int64],
+    candidates: NDArray[np.intp],
+    probability: float,
+    tokenizer: ReportTokenizer,
+    rng: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """Mask a report in place, by two numbers per candidate: is it chosen, and what becomes of it."""
+    draw, fate = rng.random((2, len(candidates)))
+    is_chosen = draw < probability
+    if not is_chosen.any():
+        is_chosen[draw.argmin()] = True
+    positions, fate = candidates[is_chosen], fate[is_chosen]
+    ids[positions[fate < 0.8]] = tokenizer.mask_id
+    at_random = positions[(fate >= 0.8) & (fate < 0.9)]
+    ids[at_random] = rng.choice(tokenizer.ordinary_ids, size=len(at_random))
+    chosen = np.zeros(len(ids), dtype=np.bool_)
+    chosen[positions] = True
+    return chosen
 
 
 class InputSpec(NamedTuple):

@@ -236,7 +236,7 @@ def test_tables_of_the_other_tasks_show_words_where_they_predict_words(
 
 def test_attention_of_an_image_alone_does_not_see_the_report(tiny: BackboneConfig, data: SyntheticDataModule) -> None:
     batch = val_batch(data)
-    other = batch | {"input_ids": batch["input_ids"].flip(0)}
+    other = batch | {name: batch[name].flip(0) for name in ("input_ids", "text_mask")}  # type: ignore[literal-required]
     image_alone, with_report = (ClassificationTask(tiny, use_report=use).eval() for use in (False, True))
     for task, is_same in ((image_alone, True), (with_report, False)):
         pictures = [table_rows(task, each, 4)[0]["attention of CLS"] for each in (batch, other)]  # type: ignore[arg-type]

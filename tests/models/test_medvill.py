@@ -266,6 +266,31 @@ def test_outputs_and_attention_are_those_of_plain_attention(
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))
 
 
+def test_attention_of_a_text_without_end_is_refused(backbone: MedViLL) -> None:
+    inputs = make_inputs(backbone)
+    inputs["text_mask"][0, 4] = False  # its SEP
+    with pytest.raises(ValueError, match="row 0 has no closing SEP"):
+        backbone.attention_weights(**inputs)
+
+
+@torch.no_grad()
+def test_a_text_that_is_being_written_ends_with_a_mask(backbone: MedViLL) -> None:
+    inputs = make_inputs(backbone)
+    inputs["input_ids"][0, 4] = backbone.tokenizer.mask_id
+    assert backbone(**inputs, mask_strategy="seq2seq").text.isfinite().all()
+
+
+def test_modes_are_left_as_they_were_also_after_an_error(backbone: MedViLL) -> None:
+    backbone.train().encoder.layers[0].eval()
+    before = [module.training for module in backbone.modules()]
+    inputs = make_inputs(backbone)
+    backbone.attention_weights(**inputs)
+    assert [module.training for module in backbone.modules()] == before
+    with pytest.raises(ValueError, match="text_mask"):
+        backbone.attention_weights(**(inputs | {"text_mask": torch.ones(2, 7)}))
+    assert [module.training for module in backbone.modules()] == before
+
+
 def test_attention_weights_leave_a_training_backbone_as_it_was(backbone: MedViLL) -> None:
     inputs = make_inputs(backbone)
     expected = backbone.attention_weights(**inputs)
@@ -336,7 +361,9 @@ def test_sampled_visual_tokens_are_some_of_all_in_their_order(make_backbone: Cal
     assert len(set(map(tuple, place.tolist()))) == 6, "a draw for each image"
     assert torch.equal(backbone.encode_image(images, num_sampled=NUM_VISUAL), everything)
     output = backbone(
-        visual_tokens=sampled, input_ids=torch.zeros(6, 1).long(), text_mask=torch.ones(6, 1, dtype=torch.bool)
+        visual_tokens=sampled,
+        input_ids=torch.full((6, 1), backbone.tokenizer.sep_id),
+        text_mask=torch.ones(6, 1, dtype=torch.bool),
     )
     assert output.visual.shape == (6, 11, 32)
 
@@ -359,7 +386,7 @@ def test_word_embedding_is_the_mlm_heads_matrix(backbone: MedViLL) -> None:
 @pytest.mark.parametrize(("num_sampled", "num_text"), [(None, 7), (11, 20), (99, 1)])
 @torch.no_grad()
 def test_flops_are_those_that_torch_counts(backbone: MedViLL, num_sampled: int | None, num_text: int) -> None:
-    ids = torch.ones(1, num_text, dtype=torch.int64)
+    ids = torch.full((1, num_text), backbone.tokenizer.sep_id)
     backbone.pooler = nn.Identity()  # which is not counted
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         tokens = backbone.encode_image(torch.rand(1, 1, 64, 64), num_sampled)
@@ -412,6 +439,9 @@ def set_to(name: str, value: object) -> Callable[[Inputs], None]:
         (set_to("mask_strategy", "bi_seq2seq"), r"draw\(\)"),
         (set_to("mask_strategy", "causal"), "choose one of bidirectional"),
         (set_to("text_mask", torch.ones(2, 7)), "text_mask must be bool"),
+        (lambda inputs: inputs["input_ids"][1].fill_(9), r"^the text of row 1 has no closing SEP: append"),
+        (lambda inputs: inputs["text_mask"][0].fill_(False), r"^the text of row 0 has no closing SEP: append"),
+        (set_to("images", torch.full((2, 1, 64, 64), 2.0)), r"must be in 0\.\.1, not 2\.\.2"),
     ],
 )
 def test_wrong_inputs_are_refused(backbone: MedViLL, spoil: Callable[[Inputs], None], message: str) -> None:
@@ -695,3 +725,30 @@ def test_backbone_of_an_open_corpus_may_leave(
     trained.trained_on = [OPEN_I]  # type: ignore[list-item]
     send(trained, tmp_path)
     assert uploads == [("owner/name", SENT)]
+
+
+# --- what is no saved folder
+
+
+def test_a_tasks_checkpoint_is_named_with_what_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(b"")
+    for source in (path, "runs/absent.ckpt"):
+        with pytest.raises(ValueError, match=r"\.ckpt is no folder: .*load_from_checkpoint.*backbone_ckpt") as caught:
+            MedViLL.from_pretrained(source)
+        assert "\n" not in str(caught.value)
+        assert str(source) in str(caught.value)
+
+
+def test_an_argument_that_a_saved_folder_has_and_we_do_not_know_is_named(trained: MedViLL, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rotary": True}))
+    with pytest.raises(ValueError, match="unknown argument 'rotary'"):
+        MedViLL.from_pretrained(tmp_path)
+
+
+def test_a_misspelt_argument_is_an_error(trained: MedViLL, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="droput"):
+        MedViLL.from_pretrained(tmp_path, droput=0.5)

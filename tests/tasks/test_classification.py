@@ -98,7 +98,7 @@ def test_image_alone_does_not_read_the_report(tiny: BackboneConfig) -> None:
     data = SyntheticDataModule(**SIZES)
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
-    other = Batch(**{**batch, "input_ids": batch["input_ids"].flip(1), "text_mask": batch["text_mask"].flip(1)})  # type: ignore[typeddict-item]
+    other = Batch(**{**batch, "input_ids": batch["input_ids"].flip(0), "text_mask": batch["text_mask"].flip(0)})  # type: ignore[typeddict-item]
     for use_report in (True, False):
         task = make_task(tiny, use_report=use_report)
         assert torch.equal(task(batch), task(other)) != use_report

@@ -21,14 +21,15 @@ from medvill_pl.callbacks.prediction_table import PredictionTable
 from medvill_pl.data.folder import FolderDataModule
 from medvill_pl.evaluation.generation import best_constant_report, bleu
 from medvill_pl.evaluation.results import Results
-from medvill_pl.models.decoding.generate import DecodingConfig, generate, token_attention
+from medvill_pl.models.decoding.config import DecodingConfig
+from medvill_pl.models.decoding.generate import generate
+from medvill_pl.models.decoding.likelihood import token_attention
 from medvill_pl.models.medvill import BackboneConfig
-from medvill_pl.tasks.generation import DecodingOptions
 from medvill_pl.tasks.result_table import ResultTable
 from medvill_pl.tokenizer import mask_tokens
 
 MakeTrainer = Callable[..., Trainer]
-SHORT: DecodingOptions = {"max_new_tokens": 8}
+SHORT: dict[str, Any] = {"max_new_tokens": 8}
 
 
 class EdemaEverywhere:
@@ -266,7 +267,7 @@ def test_task_runs_through_all_stages(
     assert {f"test/{name}": value for name, value in again.scores().items()} == pytest.approx(
         {name: value for name, value in scores.items() if name != "test/loss"}
     )
-    assert again.config["hyper_parameters"]["decoding"] == {"max_new_tokens": 8}
+    assert DecodingConfig.of(again.config["hyper_parameters"]["decoding"]) == DecodingConfig(max_new_tokens=8)
     assert again.config["trained_on"][0]["name"] == data.name
 
 
@@ -480,7 +481,7 @@ def test_task_starts_from_a_pretrained_backbone(
 def test_checkpoint_keeps_how_reports_are_written(
     tiny: BackboneConfig, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    decoding: DecodingOptions = {"method": "beam", "num_beams": 2, "max_new_tokens": 6}
+    decoding: dict[str, Any] = {"method": "beam", "num_beams": 2, "max_new_tokens": 6}
     task, trainer = make_task(tiny, decoding=decoding, objective="every_word"), make_trainer()
     trainer.fit(task, datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "task.ckpt")

@@ -167,5 +167,5 @@ def _refuse_file(source: str) -> None:
     if Path(source).is_file() or source.endswith(".ckpt"):
         raise ValueError(
             f"{source} is no folder: a task's checkpoint is read by load_from_checkpoint of the task, and its backbone "
-            "alone by medvill_pl.tasks.base.load_backbone, or by backbone_ckpt of another task"
+            "alone by medvill_pl.load_backbone, or by backbone_ckpt of another task"
         )

@@ -269,21 +269,24 @@ class MedViLL(HubModule):
         """Embed image-report pairs in context.
 
         Args:
-            input_ids: words and SEP_L, then padding, int64, shape ``(B, T)``.
+            input_ids: tokens and SEP_L, then padding, int64, shape ``(B, T)``; T may be 0 for an image alone. A text
+                that is being written ends with MASK instead. This is checked on the CPU only, so that no device has
+                to be waited for.
             text_mask: True at real tokens, bool, shape ``(B, T)``.
             images: as :meth:`encode_image` takes them; or give ``visual_tokens``.
             visual_tokens: what :meth:`encode_image` returned, shape ``(B, K, d)``.
             mask_strategy: who attends to whom; any strategy but ``bi_seq2seq``.
 
         Raises:
-            ValueError: if the strategy is unknown or ``bi_seq2seq``, a shape is wrong, or not
-                exactly one of ``images`` and ``visual_tokens`` is given.
+            ValueError: if the strategy is unknown or ``bi_seq2seq``, a shape is wrong, a text has no closing SEP_L
+                (on the CPU), or not exactly one of ``images`` and ``visual_tokens`` is given.
         """
         if (images is None) == (visual_tokens is None):
             raise ValueError("give either images or visual_tokens")
         if visual_tokens is None:
             assert images is not None
             visual_tokens = self.encode_image(images)
+        _check_end(input_ids, text_mask, self.tokenizer)
         has_text_cls = MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING
         joint, mask = self.embed(visual_tokens, input_ids, text_mask, mask_strategy)
         hidden = self.encoder(joint, mask)
@@ -358,6 +361,7 @@ class MedViLL(HubModule):
             layers.append(attention_probabilities(query, key, mask))
 
         with evaluating(self):
+            _check_end(input_ids, text_mask, self.tokenizer)
             joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
             self.encoder(joint, mask, on_attention=keep)
         return torch.stack(layers, dim=1)
@@ -384,3 +388,16 @@ class MedViLL(HubModule):
 def _name_or_none(weights: str | None) -> str | None:
     """Take the word ``none`` for None, which a command line cannot say inside a mapping."""
     return None if weights is None or weights.lower() == "none" else weights
+
+
+def _check_end(input_ids: Tensor, text_mask: Tensor, tokenizer: ReportTokenizer) -> None:
+    """Refuse a text that does not end with SEP_L or MASK, where this needs no wait for a device."""
+    is_known = input_ids.shape == text_mask.shape and text_mask.dtype == torch.bool  # else attention_mask() complains
+    if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel() or not is_known:
+        return
+    last = text_mask.sum(dim=1, keepdim=True) - 1
+    ends = input_ids.gather(1, last.clamp(min=0))[:, 0]
+    is_open = ((ends != tokenizer.sep_id) & (ends != tokenizer.mask_id)) | (last[:, 0] < 0)
+    if is_open.any():
+        row = int(is_open.nonzero()[0])
+        raise ValueError(f"the text of row {row} has no closing SEP: append tokenizer.sep_id to its ids")

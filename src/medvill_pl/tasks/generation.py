@@ -1,8 +1,9 @@
 """Report generation: a report for an image, token after token (MedViLL, Sec. IV-C.4)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,35 +13,16 @@ from medvill_pl.evaluation.generation import best_constant_report
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.labeler.base import Labeler, check_labels, load_labeler
 from medvill_pl.masks import MaskStrategy
-from medvill_pl.models.decoding.generate import (
-    DecodingConfig,
-    Generated,
-    generate,
-    log_likelihood,
-    mask_query_hidden,
-    token_attention,
-)
+from medvill_pl.models.decoding.config import DecodingConfig
+from medvill_pl.models.decoding.generate import generate
+from medvill_pl.models.decoding.likelihood import log_likelihood, mask_query_hidden, token_attention
+from medvill_pl.models.decoding.search import Generated
 from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tasks.attention import ImageAttention, last_layer_maps
 from medvill_pl.tasks.backbone_task import BackboneTask
 from medvill_pl.tasks.masking import TokenMasking
 from medvill_pl.tasks.optimizers import Schedule
 from medvill_pl.tasks.step import StepOutput
-
-
-class DecodingOptions(TypedDict, total=False):
-    """The values of :class:`DecodingConfig`; what is left out keeps its default."""
-
-    method: Literal["greedy", "beam", "sample"]
-    max_new_tokens: int | None
-    min_new_tokens: int
-    no_repeat_ngram_size: int
-    num_beams: int
-    length_penalty: float
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-
 
 Objective = Literal["mlm", "every_word"]
 
@@ -60,7 +42,8 @@ class GenerationTask(BackboneTask):
         backbone_ckpt: start from this backbone instead.
         objective: what a training step predicts.
         mlm_probability: share of tokens to mask under ``mlm``.
-        decoding: how reports are written; what is left out keeps the default of ``DecodingConfig``.
+        decoding: how reports are written: a :class:`DecodingConfig`, or its values by name; what is left out keeps its
+            default.
         return_attention: let ``predict`` give the attention of each token on the image.
         labeler: import path of a labeler: a class without arguments whose objects turn a list of texts into
             labels, floating point, shape ``(N, 14)``, NaN = not mentioned.
@@ -91,7 +74,7 @@ class GenerationTask(BackboneTask):
         backbone_ckpt: str | None = None,
         objective: Objective = "mlm",
         mlm_probability: float = 0.15,
-        decoding: DecodingOptions | None = None,
+        decoding: DecodingConfig | dict[str, Any] | None = None,
         return_attention: bool = False,
         labeler: str = "medvill_pl.CheXpertLabeler",
         lr: float = 3e-5,
@@ -113,13 +96,14 @@ class GenerationTask(BackboneTask):
             seed=seed,
             freeze_backbone=freeze_backbone,
         )
+        self.decoding = DecodingConfig.of(decoding)
+        decoding = asdict(self.decoding)  # plain values, which a checkpoint can hold
         self.save_hyperparameters()
         if not 0 < mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {mlm_probability}")
         if objective not in ("mlm", "every_word"):
             raise ValueError(f"unknown objective {objective!r}: choose one of mlm, every_word")
         self.objective, self.mlm_probability = objective, mlm_probability
-        self.decoding = DecodingConfig(**(decoding or {}))
         self.return_attention = return_attention
         self._labeler_path = labeler
 

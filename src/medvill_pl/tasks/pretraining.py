@@ -1,7 +1,7 @@
 """Pre-training: masked language modelling and image-report matching (MedViLL, Sec. III-B.4)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
 from medvill_pl.batch import Batch, Split
-from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskStrategy
+from medvill_pl.masks import SEQ2SEQ_PROBABILITY, MaskName, MaskStrategy
 from medvill_pl.models.flops import forward_flops
 from medvill_pl.models.medvill import BackboneConfig, BackboneOutput
 from medvill_pl.models.modes import evaluating
@@ -19,8 +19,6 @@ from medvill_pl.tasks.masking import TokenMasking
 from medvill_pl.tasks.matching import MatchingTask
 from medvill_pl.tasks.optimizers import Schedule
 from medvill_pl.tasks.step import StepOutput
-
-MaskName = Literal["bidirectional", "seq2seq", "bar", "non_crossing", "bi_seq2seq"]
 
 
 class _Mean(MeanMetric):

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from medvill_pl import MedViLL, ReportTokenizer
-from medvill_pl.models.decoding import generate as decoding
-from medvill_pl.models.decoding.generate import (
-    DecodingConfig,
-    Generated,
-    generate,
-    log_likelihood,
-    mask_query_hidden,
-    token_attention,
-)
+from medvill_pl.models.decoding import generate as generate_module
+from medvill_pl.models.decoding.config import DecodingConfig
+from medvill_pl.models.decoding.generate import generate
+from medvill_pl.models.decoding.likelihood import log_likelihood, mask_query_hidden, token_attention
+from medvill_pl.models.decoding.search import Generated, Search, sample
+from medvill_pl.models.encoder import KeyValueCache
 from medvill_pl.models.medvill import BackboneConfig
 from medvill_pl.tokenizer import SPECIAL_TOKENS
 
@@ -105,21 +102,21 @@ def allowed_ids(backbone: MedViLL) -> list[int]:
 def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
     config: DecodingConfig, model: MedViLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visual_tokens, cached_step, compared = make_tokens(4, seed=1), decoding._step, Counter[int]()
+    visual_tokens, cached_step, compared = make_tokens(4, seed=1), generate_module.decode_step, Counter[int]()
 
-    def compare(backbone: MedViLL, cache: Any, search: Any, num_image: int, position: int) -> Tensor:
-        hidden = cached_step(backbone, cache, search, num_image, position)
+    def compare(backbone: MedViLL, cache: KeyValueCache, search: Search, position: int, num_image: int) -> Tensor:
+        hidden = cached_step(backbone, cache, search, position, num_image)
         for row, hypothesis in itertools.product(*map(range, hidden.shape[:2])):
             if search.is_finished[row, hypothesis] or search.log_probability[row, hypothesis].isneginf():
                 continue
-            words = search.words[row, hypothesis, :position].tolist()
+            words = search.tokens[row, hypothesis, :position].tolist()
             expected = next_log_p(backbone, visual_tokens[search.examples[row]], words)
             found = backbone.mlm_logits(hidden[row, hypothesis, None])[0].double().log_softmax(0)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
             compared[position] += 1
         return hidden
 
-    monkeypatch.setattr(decoding, "_step", compare)
+    monkeypatch.setattr(generate_module, "decode_step", compare)
     seeds = torch.arange(4) if config.method == "sample" else None
     reports = generate(model, config, visual_tokens=visual_tokens, seeds=seeds)
     assert len(compared) >= max(len(report.ids) + report.is_finished for report in reports) > 3
@@ -283,7 +280,7 @@ def test_a_pruned_beam_keeps_what_a_search_in_lists_keeps(num_beams: int, seed: 
 @pytest.mark.parametrize("vocab_size", [8, 300])
 @pytest.mark.parametrize("width", [4, 8, 40])
 def test_places_of_a_beam_without_an_allowed_word_stay_empty(width: int, vocab_size: int) -> None:
-    search, allowed = decoding._Search.start(1, width, 3, torch.device("cpu")), {3, 6, 7}
+    search, allowed = Search.start(1, width, 3, torch.device("cpu")), {3, 6, 7}
     log_p = torch.randn(1, width, vocab_size, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     is_forbidden = torch.tensor([word not in allowed for word in range(vocab_size)])
     scores = log_p.masked_fill(is_forbidden, -torch.inf)
@@ -371,7 +368,7 @@ def shares(config: DecodingConfig, probabilities: Sequence[float]) -> list[float
     number = 2000
     scores = torch.tensor(probabilities).log().expand(number, 1, -1)
     draws = (torch.arange(number, dtype=torch.float64) + 0.5) / number
-    words = decoding._draw(scores, draws, config)
+    words = sample(scores, draws, config)
     assert words.shape == (number, 1)
     return np.bincount(words[:, 0], minlength=len(probabilities)) / number
 
@@ -508,7 +505,7 @@ def test_likelihood_in_chunks_is_the_same(
 ) -> None:
     ids, mask = texts
     whole = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)
-    monkeypatch.setattr(decoding, "_CHUNK", 3)
+    monkeypatch.setattr("medvill_pl.models.decoding.likelihood._CHUNK", 3)
     parts = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)
     torch.testing.assert_close(parts, whole, equal_nan=True)
 
