@@ -21,9 +21,9 @@ from .labeler.base import Labeler as Labeler
 from .labeler.chexpert import CheXpertLabeler as CheXpertLabeler
 from .masks import MaskStrategy as MaskStrategy
 from .masks import attention_mask as attention_mask
+from .models.config import BackboneConfig as BackboneConfig
 from .models.decoding.config import DecodingConfig as DecodingConfig
 from .models.decoding.generate import generate as generate
-from .models.medvill import BackboneConfig as BackboneConfig
 from .models.medvill import BackboneOutput as BackboneOutput
 from .models.medvill import MedViLL as MedViLL
 from .synthetic.datamodule import SyntheticDataModule as SyntheticDataModule

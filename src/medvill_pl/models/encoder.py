@@ -44,6 +44,13 @@ class KeyValueCache:
     Args:
         num_layers: transformer layers.
         num_slots: tokens there is room for.
+
+    Example:
+        >>> cache = KeyValueCache(num_layers=1, num_slots=3)
+        >>> _ = cache.write(0, 0, key=torch.zeros(1, 1, 2, 4), value=torch.zeros(1, 1, 2, 4))
+        >>> key, value = cache.write(0, 2, key=torch.ones(1, 1, 1, 4), value=torch.ones(1, 1, 1, 4))
+        >>> key[0, 0, :, 0]
+        tensor([0., 0., 1.])
     """
 
     def __init__(self, num_layers: int, num_slots: int) -> None:
@@ -137,6 +144,9 @@ class Encoder(nn.Module):
         layer_norm_eps: epsilon of every LayerNorm.
         is_checkpointed: compute the layers' activations anew in the backward pass, for less memory.
 
+    Raises:
+        ValueError: if the heads do not share the width evenly.
+
     Example:
         >>> encoder = Encoder(2, hidden_size=8, num_heads=2, intermediate_size=16).eval()
         >>> hidden = torch.randn(3, 5, 8)
@@ -165,6 +175,8 @@ class Encoder(nn.Module):
         is_checkpointed: bool = False,
     ) -> None:
         super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
         self.layers = nn.ModuleList(
             EncoderLayer(hidden_size, num_heads, intermediate_size, dropout, layer_norm_eps) for _ in range(num_layers)
         )
@@ -199,12 +211,26 @@ class Encoder(nn.Module):
                 hidden = layer(hidden, mask, cache, index, start, on_attention)
         return hidden
 
+    def attention(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention probabilities of all layers over embedded tokens, shape ``(B, layers, heads, S, S)``, float32."""
+        layers: list[Tensor] = []
+
+        def keep(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+            layers.append(attention_probabilities(query, key, mask))
+
+        self(hidden, mask, on_attention=keep)
+        return torch.stack(layers, dim=1)
+
 
 class Pooler(nn.Module):
     """BERT's pooler: a linear layer and tanh over the first token.
 
     Args:
         hidden_size: width d.
+
+    Example:
+        >>> Pooler(hidden_size=8)(torch.randn(3, 5, 8)).shape
+        torch.Size([3, 8])
     """
 
     def __init__(self, hidden_size: int) -> None:

@@ -1,8 +1,6 @@
 """Saving, loading and sharing of a backbone: one folder, or one repository of the Hugging Face hub."""
 
 import json
-from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -11,8 +9,9 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_model
 
+from medvill_pl.models.config import BackboneConfig
 from medvill_pl.models.legacy import rename_backbone_arguments, rename_state_dict
-from medvill_pl.tokenizer import ReportTokenizer
+from medvill_pl.tokenizer import InputSpec, ReportTokenizer
 from medvill_pl.weights import fetch, load_exactly, read_state_dict
 
 _CARD = """---
@@ -79,9 +78,23 @@ class HubModule(
     tokenizer: ReportTokenizer
     trained_on: list[TrainingCorpus]
 
-    @abstractmethod
-    def config(self) -> Mapping[str, object]:
-        """Plain values of the constructor's arguments, the tokenizer as text."""
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the model reads, which its data must agree with."""
+        return InputSpec(self.tokenizer, self.hparams["image_size"], self.hparams["max_tokens"])
+
+    def config(self) -> BackboneConfig:
+        """Arguments that build a backbone of this shape anywhere: no file, name or network is needed.
+
+        The tokenizer is embedded, and no initial weights are named, since :meth:`state_dict` has them.
+        """
+        arguments = {
+            **self.hparams,
+            "image_encoder_weights": None,
+            "text_weights": None,
+            "tokenizer": self.tokenizer.to_json(),
+        }
+        return BackboneConfig(**arguments)  # type: ignore[typeddict-item]
 
     @property
     def is_credentialed(self) -> bool:

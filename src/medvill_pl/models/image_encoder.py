@@ -242,6 +242,22 @@ class ImageEncoder(nn.Module):
         return self._cache.look_up(images)
 
 
+def lay_out(images: Tensor, size: int, is_channels_last: bool) -> Tensor:
+    """Lay images out in memory as an image encoder wants them.
+
+    Args:
+        images: shape ``(B, 1, size, size)``.
+        size: side of the images, in pixels.
+        is_channels_last: whether the encoder runs in the channels-last memory format.
+
+    Raises:
+        ValueError: if the images have another shape.
+    """
+    if images.ndim != 4 or images.shape[1:] != (1, size, size):
+        raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
+    return images.contiguous(memory_format=torch.channels_last) if is_channels_last else images
+
+
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 

@@ -8,12 +8,15 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from medvill_pl.models.image_encoder import ImageEncoder, ImageEncoderName, make_cnn
 from medvill_pl.models.legacy import rename_weight
 from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict, torchvision_state_dict
 
 if TYPE_CHECKING:
     from medvill_pl.models.medvill import MedViLL
 
+_STD, _WIDTH = 0.02, 768
+"""Standard deviation of BERT's initial weights, and the width that it goes with."""
 _SIZES = {
     "hidden_size": "hidden_size",
     "num_hidden_layers": "num_layers",
@@ -52,6 +55,68 @@ def load_cnn(cnn: nn.Module, name: str, source: str) -> None:
     load_exactly(cnn, state, source, optional=("fc.", "classifier."))
 
 
+def make_image_encoder(
+    name: ImageEncoderName, image_size: int, weights: str | None, frozen_stages: int, is_channels_last: bool
+) -> ImageEncoder:
+    """Make an image encoder for images of one size.
+
+    Args:
+        name: its architecture.
+        image_size: side of the images, in pixels.
+        weights: what :func:`load_cnn` takes; None for random ones.
+        frozen_stages: how many stages, the stem first, are not trained.
+        is_channels_last: run it in the channels-last memory format.
+
+    Raises:
+        FileNotFoundError: if there are no such weights.
+        ValueError: if an argument is out of range or the weights do not fit.
+
+    Example:
+        >>> make_image_encoder("resnet_small", 128, None, 5, is_channels_last=True).stride
+        32
+        >>> make_image_encoder("resnet_small", 100, None, 5, is_channels_last=True)
+        Traceback (most recent call last):
+        ValueError: image_size must be a multiple of 32 for resnet_small, not 100
+    """
+    if is_channels_last and name == "resnet_tiny":
+        raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
+    cnn = make_cnn(name)
+    if weights is not None:
+        load_cnn(cnn, name, weights)
+    image_encoder = ImageEncoder(cnn, frozen_stages)
+    if image_size < image_encoder.stride or image_size % image_encoder.stride:
+        raise ValueError(f"image_size must be a multiple of {image_encoder.stride} for {name}, not {image_size}")
+    if is_channels_last:
+        image_encoder.to(memory_format=torch.channels_last)
+    return image_encoder
+
+
+def draw_as_bert(model: nn.Module, hidden_size: int, but: nn.Module) -> None:
+    """Draw weights as BERT does: normal ones, zero biases, LayerNorms of one.
+
+    Args:
+        model: whose weights are drawn.
+        hidden_size: its width; a narrower model gets larger weights, so that its scores vary as much.
+        but: a part that keeps its weights.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(768, 768), nn.Linear(2, 2))
+        >>> draw_as_bert(model, hidden_size=768, but=model[1])
+        >>> round(model[0].weight.std().item(), 3), model[0].bias.abs().max().item()
+        (0.02, 0.0)
+    """
+    kept = set(but.parameters())
+    for name, parameter in model.named_parameters():
+        if parameter in kept:
+            continue
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("norm.weight"):
+            nn.init.ones_(parameter)
+        else:
+            nn.init.normal_(parameter, std=_STD * (_WIDTH / hidden_size) ** 0.5)
+
+
 def load_bert(model: "MedViLL", source: str) -> None:
     """Copy a BERT into a backbone: embeddings, encoder, pooler and, where it has one, the MLM head.
 
@@ -63,7 +128,22 @@ def load_bert(model: "MedViLL", source: str) -> None:
 
     Raises:
         FileNotFoundError: if there is none, or it cannot be read.
-        ValueError: if it has other sizes, or lacks a part that is needed.
+        ValueError: if it has other sizes, another activation, or lacks a part that is needed.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from medvill_pl import MedViLL
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        >>> bert = BertForMaskedLM(BertConfig(vocab_size=272, hidden_size=32, **sizes))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bert.save_pretrained(folder)
+        ...     backbone = MedViLL(
+        ...         image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic", text_weights=folder,
+        ...         hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64,
+        ...     )
+        >>> torch.equal(backbone.report_embedding.word.weight, bert.bert.embeddings.word_embeddings.weight)
+        True
     """
     bert, missing = _read_bert(source)
     _check_sizes(model, bert.config, source)

@@ -1,51 +1,21 @@
 """MedViLL: one BERT-style transformer over a radiograph and its report (MedViLL, Sec. III-B)."""
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from medvill_pl.masks import MaskStrategy, attention_mask
-from medvill_pl.models.encoder import Encoder, Pooler, attention_probabilities
+from medvill_pl.models.config import BackboneConfig as BackboneConfig
+from medvill_pl.models.encoder import Encoder, Pooler
 from medvill_pl.models.hub import HubModule
 from medvill_pl.models.hub import TrainingCorpus as TrainingCorpus
-from medvill_pl.models.image_encoder import ImageEncoder, ImageEncoderName, VisualEmbedding, make_cnn, sample_positions
-from medvill_pl.models.initial_weights import load_bert, load_cnn
+from medvill_pl.models.image_encoder import ImageEncoderName, VisualEmbedding, lay_out, sample_positions
+from medvill_pl.models.initial_weights import draw_as_bert, load_bert, make_image_encoder
 from medvill_pl.models.legacy import rename_on_load
 from medvill_pl.models.modes import evaluating
-from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding
-from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
-
-_BERT_STD = 0.02
-"""Standard deviation of BERT's initial weights, which are 768 wide."""
-
-
-class BackboneConfig(TypedDict, total=False):
-    """The arguments of :class:`MedViLL`, for tasks that build a backbone; what is left out keeps its default.
-
-    Example:
-        >>> small: BackboneConfig = {"image_encoder": "resnet_tiny", "image_size": 64, "tokenizer": "synthetic",
-        ...                          "hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
-        >>> MedViLL(**small).num_visual
-        16
-    """
-
-    image_encoder: ImageEncoderName
-    image_size: int
-    image_encoder_weights: str | None
-    freeze_image_encoder_stages: int
-    tokenizer: str
-    max_tokens: int
-    text_weights: str | None
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    dropout: float
-    layer_norm_eps: float
-    mlm_layer_norm_eps: float
-    gradient_checkpointing: bool
-    channels_last: bool
+from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding, check_end
+from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
 
 
 class BackboneOutput(NamedTuple):
@@ -56,7 +26,7 @@ class BackboneOutput(NamedTuple):
             product of the pooled CLS_V and CLS_L.
         cls: CLS, shape ``(B, d)``.
         visual: visual tokens, shape ``(B, K, d)``.
-        text: words and SEP_L, shape ``(B, T, d)``.
+        text: tokens and SEP_L of the report, shape ``(B, T, d)``.
 
     Example:
         >>> backbone = MedViLL(image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic", hidden_size=32,
@@ -76,31 +46,30 @@ class BackboneOutput(NamedTuple):
 class MedViLL(HubModule):
     """Image and report to contextual embeddings. It never logs and never optimises: tasks do.
 
-    The joint sequence is CLS, visual tokens, SEP_V, words, SEP_L (Sec. III-B.3). CLS and SEP_V are
-    a word embedding plus one learned vector each; under ``non_crossing``, CLS_L is put before the
-    words. Sizes default to the paper's (Sec. IV-B).
+    The joint sequence is CLS, visual tokens, SEP_V, the report's tokens, SEP_L (Sec. III-B.3). CLS and SEP_V are a
+    word embedding plus one learned vector each; under ``non_crossing``, CLS_L is put before the report. Sizes default
+    to the paper's (Sec. IV-B).
 
     Args:
-        image_encoder: CNN trunk.
+        image_encoder: architecture of the CNN.
         image_size: side of the square images, in pixels.
-        image_encoder_weights: initial weights of the trunk: a torchvision name (``IMAGENET1K_V2``), a
-            local file, a hub name (``owner/name``), or None (also ``"none"``) for random ones. The paper
-            starts from ImageNet.
-        freeze_image_encoder_stages: how many stages of the trunk, the stem first, are not trained.
+        image_encoder_weights: initial weights of the image encoder: a torchvision name (``IMAGENET1K_V2``, with which
+            the paper starts), a local file, a hub name (``owner/name``), or None (also ``"none"``) for random ones.
+        freeze_image_encoder_stages: how many stages of the image encoder, the stem first, are not trained.
         tokenizer: what :meth:`ReportTokenizer.load` takes.
-        max_tokens: longest report in word pieces, without SEP_L.
-        text_weights: initial weights of embeddings, encoder, pooler and MLM head: a local folder or
-            a hub name that ``transformers`` can load as BERT, or None (also ``"none"``) for random ones.
+        max_tokens: longest report in tokens, without SEP_L.
+        text_weights: initial weights of embeddings, encoder, pooler and MLM head: a local folder or a hub name that
+            ``transformers`` can load as BERT, or None (also ``"none"``) for random ones.
         hidden_size: width d of the transformer.
         num_layers: transformer layers.
-        num_heads: attention heads a layer.
-        intermediate_size: width of the feed-forward layers.
+        num_heads: attention heads per layer.
+        intermediate_size: width of the feed-forward networks.
         dropout: probability of dropout, of hidden states and of attention.
         layer_norm_eps: epsilon of every LayerNorm but the MLM head's.
         mlm_layer_norm_eps: epsilon of the MLM head's LayerNorm.
-        gradient_checkpointing: recompute the activations of transformer layers in the backward
-            pass, for less memory.
-        channels_last: run the trunk in the channels-last memory format.
+        gradient_checkpointing: compute the activations of transformer layers anew in the backward pass, for less
+            memory.
+        channels_last: run the image encoder in the channels-last memory format.
 
     Attributes:
         tokenizer: the :class:`ReportTokenizer` whose ids the model reads.
@@ -109,20 +78,16 @@ class MedViLL(HubModule):
 
     Raises:
         ValueError: if an argument is out of range or weights do not fit.
-        FileNotFoundError: if weights or tokenizer are not to be had.
+        FileNotFoundError: if there are no such weights or no such tokenizer.
 
     Example:
         >>> backbone = MedViLL(
         ...     image_encoder="resnet_tiny", image_size=64, tokenizer="synthetic",
         ...     hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
         ... ).eval()
-        >>> ids = torch.tensor([backbone.tokenizer.encode(["No pneumothorax."])[0] + [backbone.tokenizer.sep_id]])
-        >>> output = backbone(
-        ...     images=torch.zeros(1, 1, 64, 64),
-        ...     input_ids=ids,
-        ...     text_mask=torch.ones_like(ids).bool(),
-        ...     mask_strategy="bar",
-        ... )
+        >>> ids = torch.tensor([[*backbone.tokenizer.encode(["No pneumothorax."])[0], backbone.tokenizer.sep_id]])
+        >>> images, text_mask = torch.zeros(1, 1, 64, 64), torch.ones_like(ids).bool()
+        >>> output = backbone(images=images, input_ids=ids, text_mask=text_mask, mask_strategy="bar")
         >>> output.pooled.shape, output.visual.shape, output.text.shape
         (torch.Size([1, 32]), torch.Size([1, 16, 32]), torch.Size([1, 4, 32]))
     """
@@ -158,31 +123,16 @@ class MedViLL(HubModule):
         self.save_hyperparameters(arguments)  # by name: Lightning alone would add those of a task that calls this
         self.trained_on = []
         self.register_load_state_dict_pre_hook(rename_on_load)  # type: ignore[no-untyped-call]
-        self._make_image_encoder(image_encoder_weights)
+        self.image_encoder = make_image_encoder(
+            image_encoder, image_size, image_encoder_weights, freeze_image_encoder_stages, channels_last
+        )
+        self.num_visual = (image_size // self.image_encoder.stride) ** 2
         self._make_transformer()
         if text_weights is not None:
             load_bert(self, text_weights)
 
-    def _make_image_encoder(self, weights: str | None) -> None:
-        name, size = self.hparams["image_encoder"], self.hparams["image_size"]
-        is_channels_last = self.hparams["channels_last"]
-        if is_channels_last and name == "resnet_tiny":
-            raise ValueError("resnet_tiny has too few channels for PyTorch's channels-last kernels: set it to false")
-        cnn = make_cnn(name)
-        if weights is not None:
-            load_cnn(cnn, name, weights)
-        self.image_encoder = ImageEncoder(cnn, self.hparams["freeze_image_encoder_stages"])
-        stride = self.image_encoder.stride
-        if size < stride or size % stride:
-            raise ValueError(f"image_size must be a multiple of {stride} for {name}, not {size}")
-        self.num_visual = (size // stride) ** 2
-        if is_channels_last:
-            self.image_encoder.to(memory_format=torch.channels_last)
-
     def _make_transformer(self) -> None:
         hparams, hidden_size, vocab_size = self.hparams, self.hparams["hidden_size"], self.tokenizer.vocab_size
-        if hidden_size % hparams["num_heads"]:
-            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {hparams['num_heads']}")
         self.visual_embedding = VisualEmbedding(self.image_encoder.channels, self.num_visual, hidden_size)
         self.report_embedding = ReportEmbedding(vocab_size, hparams["max_tokens"] + 1, hidden_size)
         self.cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
@@ -190,28 +140,13 @@ class MedViLL(HubModule):
         self.text_cls_position_embedding = nn.Parameter(torch.empty(hidden_size))
         self.embedding_norm = nn.LayerNorm(hidden_size, eps=hparams["layer_norm_eps"])
         self.embedding_dropout = nn.Dropout(hparams["dropout"])
-        sizes = {name: hparams[name] for name in ("num_layers", "hidden_size", "num_heads", "intermediate_size")}
+        sizes = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "dropout", "layer_norm_eps")
         self.encoder = Encoder(
-            **sizes,
-            dropout=hparams["dropout"],
-            layer_norm_eps=hparams["layer_norm_eps"],
-            is_checkpointed=hparams["gradient_checkpointing"],
+            **{name: hparams[name] for name in sizes}, is_checkpointed=hparams["gradient_checkpointing"]
         )
         self.pooler = Pooler(hidden_size)
         self.mlm_head = LanguageModellingHead(hidden_size, vocab_size, hparams["mlm_layer_norm_eps"])
-        self._initialise(_BERT_STD * (768 / hidden_size) ** 0.5)
-
-    def _initialise(self, std: float) -> None:
-        """Draw everything but the image encoder as BERT does: normal weights, zero biases, unit LayerNorms."""
-        for name, parameter in self.named_parameters():
-            if name.startswith("image_encoder."):
-                continue
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name.endswith("norm.weight"):
-                nn.init.ones_(parameter)
-            else:
-                nn.init.normal_(parameter, std=std)
+        draw_as_bert(self, hidden_size, but=self.image_encoder)
 
     def encode_image(self, images: Tensor, num_sampled: int | None = None) -> Tensor:
         """Turn images into visual tokens, which can be kept and given to :meth:`forward` again and again.
@@ -227,19 +162,12 @@ class MedViLL(HubModule):
         Raises:
             ValueError: if the images have another shape.
         """
-        features = self.image_encoder(self._checked(images))
+        features = self.image_encoder(lay_out(images, self.hparams["image_size"], self.hparams["channels_last"]))
         positions = None
         if num_sampled is not None and num_sampled < self.num_visual:
             positions = sample_positions(len(images), self.num_visual, num_sampled, images.device)
         tokens: Tensor = self.visual_embedding(features, positions)
         return tokens
-
-    def _checked(self, images: Tensor) -> Tensor:
-        """Refuse images of another shape, and lay out the others as the image encoder wants them."""
-        size = self.hparams["image_size"]
-        if images.ndim != 4 or images.shape[1:] != (1, size, size):
-            raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
-        return images.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else images
 
     def cache_features(self, images: Tensor, batch_size: int = 64) -> None:
         """Compute the image encoder's features of images once and keep them, for as long as it is frozen.
@@ -255,7 +183,9 @@ class MedViLL(HubModule):
         Raises:
             ValueError: if the image encoder is trainable, or the images have another shape.
         """
-        self.image_encoder.cache_features(self._checked(images), batch_size)
+        self.image_encoder.cache_features(
+            lay_out(images, self.hparams["image_size"], self.hparams["channels_last"]), batch_size
+        )
 
     def forward(
         self,
@@ -286,7 +216,7 @@ class MedViLL(HubModule):
         if visual_tokens is None:
             assert images is not None
             visual_tokens = self.encode_image(images)
-        _check_end(input_ids, text_mask, self.tokenizer)
+        check_end(input_ids, text_mask, self.tokenizer)
         has_text_cls = MaskStrategy(mask_strategy) is MaskStrategy.NON_CROSSING
         joint, mask = self.embed(visual_tokens, input_ids, text_mask, mask_strategy)
         hidden = self.encoder(joint, mask)
@@ -327,7 +257,7 @@ class MedViLL(HubModule):
         return self.embedding_dropout(self.embedding_norm(joint)), mask
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
-        """Score every word of the vocabulary at the given places only.
+        """Score every token of the vocabulary at the given positions only.
 
         Args:
             hidden: contextual embeddings, shape ``(M, d)``.
@@ -355,49 +285,12 @@ class MedViLL(HubModule):
             Probabilities, float32, shape ``(B, layers, heads, S, S)``: rows are queries and sum to
             1. The visual tokens are columns ``1 .. K``, row by row of the feature map.
         """
-        layers: list[Tensor] = []
-
-        def keep(query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-            layers.append(attention_probabilities(query, key, mask))
-
+        check_end(input_ids, text_mask, self.tokenizer)
         with evaluating(self):
-            _check_end(input_ids, text_mask, self.tokenizer)
             joint, mask = self.embed(self.encode_image(images), input_ids, text_mask, mask_strategy)
-            self.encoder(joint, mask, on_attention=keep)
-        return torch.stack(layers, dim=1)
-
-    @property
-    def input_spec(self) -> InputSpec:
-        """What the model reads, which its data must agree with."""
-        return InputSpec(self.tokenizer, self.hparams["image_size"], self.hparams["max_tokens"])
-
-    def config(self) -> BackboneConfig:
-        """Arguments that build a backbone of this shape anywhere: no file, name or network is needed.
-
-        The tokenizer is embedded, and no initial weights are named, since :meth:`state_dict` has them.
-        """
-        arguments = {
-            **self.hparams,
-            "image_encoder_weights": None,
-            "text_weights": None,
-            "tokenizer": self.tokenizer.to_json(),
-        }
-        return BackboneConfig(**arguments)  # type: ignore[typeddict-item]
+            return self.encoder.attention(joint, mask)
 
 
 def _name_or_none(weights: str | None) -> str | None:
     """Take the word ``none`` for None, which a command line cannot say inside a mapping."""
     return None if weights is None or weights.lower() == "none" else weights
-
-
-def _check_end(input_ids: Tensor, text_mask: Tensor, tokenizer: ReportTokenizer) -> None:
-    """Refuse a text that does not end with SEP_L or MASK, where this needs no wait for a device."""
-    is_known = input_ids.shape == text_mask.shape and text_mask.dtype == torch.bool  # else attention_mask() complains
-    if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel() or not is_known:
-        return
-    last = text_mask.sum(dim=1, keepdim=True) - 1
-    ends = input_ids.gather(1, last.clamp(min=0))[:, 0]
-    is_open = ((ends != tokenizer.sep_id) & (ends != tokenizer.mask_id)) | (last[:, 0] < 0)
-    if is_open.any():
-        row = int(is_open.nonzero()[0])
-        raise ValueError(f"the text of row {row} has no closing SEP: append tokenizer.sep_id to its ids")
