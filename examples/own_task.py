@@ -1,7 +1,7 @@
 """Write your own task: how many findings does an image show?
 
 python examples/own_task.py [PAIRS]                                            # by import
-medvill fit -c examples/own_task.yaml -c tasks/_trainer/cpu_debug.yaml         # by class_path, with all that jobs do
+medvill fit -c examples/own_task.yaml                                          # by class_path, with all that jobs do
 """
 
 import sys

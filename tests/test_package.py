@@ -56,3 +56,23 @@ def test_sdist_holds_recipes_tests_and_examples(built: Path) -> None:
         "README.md",
     }
     assert expected <= names
+
+
+@pytest.mark.slow
+def test_installed_package_has_recipes_and_examples(built: Path, tmp_path: Path) -> None:
+    """All of them: a recipe in a new folder would be forgotten in setup.cfg."""
+    names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    shared = {name.split("/share/medvill_pl/")[1] for name in names if "/share/medvill_pl/" in name}
+    files = [path for folder in ("tasks", "examples") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    assert shared == {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path / "lib")]
+    subprocess.run([*command, str(next(built.glob("*.whl")))], check=True, capture_output=True)
+    code = "import sys; from medvill_pl.cli import main; sys.exit(main())"
+    environ = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
+    for words in (["recipes"], ["recipes", "mine"], ["fit", "-c", "vqa/synthetic.yaml", "--print_config"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine/examples/own_task.yaml").is_file()
+    assert "name: vqa-synthetic" in done.stdout

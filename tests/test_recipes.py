@@ -38,7 +38,7 @@ def write_prepared(folder: Path, source: str, credentialed: bool = False) -> Pat
             image=str(image),
             report=f"{'mild' if number % 2 else 'no'} edema . heart size is normal .",
             view="AP",
-            labels=tuple(int(place in (0, number % 4)) for place in range(14)),
+            labels=tuple(int(column in (0, number % 4)) for column in range(14)),
             question="is there edema?" if number % 3 else "which side is the edema on?",
             answer=("left", "yes", "no")[number % 3],
             answer_type="closed" if number % 3 else "open",
@@ -99,10 +99,10 @@ def test_recipe_fits_tests_and_predicts(
     assert main(["fit", *words, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]) == 0
     checkpoint = next(tmp_path.glob("runs/*/version_0/checkpoints/best.ckpt"))
     assert main(["test", *words, f"--ckpt_path={checkpoint}"]) == 0
-    results = Results.read(next(tmp_path.glob("runs/*/version_1/test.parquet")))
+    results = Results.read(next(tmp_path.glob("runs/*/version_0/test.parquet")))
     assert all(math.isfinite(value) for value in results.config["scores"].values())
     assert main(["predict", *words, f"--ckpt_path={checkpoint}"]) == 0
-    with open(next(tmp_path.glob("runs/*/version_2/predictions.csv")), newline="") as file:
+    with open(next(tmp_path.glob("runs/*/version_0/predictions.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["id"] for row in rows} == {row["id"] for row in results.rows}
     assert list(rows[0])[: len(COLUMNS[task])] == COLUMNS[task]
@@ -122,7 +122,8 @@ def test_trainer_recipe_runs_a_step(
     trainer: str, tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", *tiny_job, "-c", str(ROOT / "tasks/_trainer" / trainer), *ON_CPU, "--trainer.max_steps=1"]) == 0
+    job = [word for word in tiny_job if "log_every_n_steps" not in word]  # options win over recipes
+    assert main(["fit", *job, "-c", str(ROOT / "tasks/_trainer" / trainer), *ON_CPU, "--trainer.max_steps=1"]) == 0
     resolved = yaml.safe_load(next(tmp_path.glob("runs/**/config.yaml")).read_text())
     written = yaml.safe_load((ROOT / "tasks/_trainer" / trainer).read_text())["trainer"]
     plain = {name: value for name, value in written.items() if name in ("precision", "log_every_n_steps")}

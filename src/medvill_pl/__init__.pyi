@@ -3,6 +3,7 @@
 
 from .batch import FINDINGS as FINDINGS
 from .batch import Batch as Batch
+from .callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint
 from .callbacks.example_table import ExampleTable as ExampleTable
 from .callbacks.prediction_table import PredictionTable as PredictionTable
 from .callbacks.search_page import SearchPage as SearchPage
@@ -26,6 +27,7 @@ from .models.decoding.config import DecodingConfig as DecodingConfig
 from .models.decoding.generate import generate as generate
 from .models.medvill import BackboneOutput as BackboneOutput
 from .models.medvill import MedViLL as MedViLL
+from .runs import RunLogger as RunLogger
 from .synthetic.datamodule import SyntheticDataModule as SyntheticDataModule
 from .synthetic.datamodule import SyntheticVQADataModule as SyntheticVQADataModule
 from .tasks.backbone_task import BackboneTask as BackboneTask

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from medvill_pl import SyntheticDataModule
 from medvill_pl.cli import main
-from medvill_pl.cli.jobs import Launch
+from medvill_pl.cli.launch import Launch
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -114,17 +114,52 @@ def test_trainer_that_agrees_is_taken(make_trainer: MakeTrainer) -> None:
 # -- configuration of a run ----------------------------------------------------------------------
 
 
-def test_runs_keep_their_configurations_apart(
-    tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_runs_have_two_folders(tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *tiny_job]) == 0
+    assert main(["fit", *tiny_job, "--model.init_args.lr=0.5"]) == 0
+    folders = [tmp_path / "runs/pretraining-synthetic" / f"version_{number}" for number in (0, 1)]
+    rates = [yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["lr"] for folder in folders]
+    assert rates == [0.002, 0.5]
+    logged = yaml.safe_load((folders[0] / "hparams.yaml").read_text())
+    assert logged["config"]["data"]["init_args"]["num_train"] == 8
+
+
+def test_folder_that_has_a_run_is_not_taken_by_another(
+    tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     same_folder = "--trainer.logger.init_args.version=same"
     assert main(["fit", *tiny_job, same_folder]) == 0
-    assert main(["fit", *tiny_job, same_folder, "--model.init_args.lr=0.5"]) == 0
-    rates = [yaml.safe_load(path.read_text())["model"]["init_args"]["lr"] for path in tmp_path.rglob("config*.yaml")]
-    assert sorted(rates) == [0.002, 0.5]
-    logged = yaml.safe_load(next(tmp_path.rglob("hparams.yaml")).read_text())
-    assert logged["config"]["data"]["init_args"]["num_train"] == 8
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["fit", *tiny_job, same_folder]) == 1
+    assert "runs/pretraining-synthetic/same has a run already" in capfd.readouterr().err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_command_ends_with_the_paths_that_it_wrote(
+    tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medvill_pl.tasks.result_table.inference_time", lambda *args: {})
+    assert main(["fit", *tiny_job]) == 0
+    run = Path("runs/pretraining-synthetic/version_0")
+    names = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "hparams.yaml", "metrics.csv"]
+    assert written(capsys) == [str(run / name) for name in names]
+    for verb, names in {
+        "validate": ["validate.yaml"],
+        "test": ["test.json", "test.parquet", "test.yaml"],
+        "predict": ["predict.yaml", "predictions.csv", "predictions.jsonl"],
+    }.items():
+        assert main([verb, *tiny_job, f"--ckpt_path={run}/checkpoints/best.ckpt"]) == 0
+        assert written(capsys) == [str(run / name) for name in names]
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The paths that the last command named."""
+    block = capsys.readouterr().out.split("written:\n")[1]
+    return [line.strip() for line in block.splitlines()]
 
 
 def test_written_configuration_runs_again(tiny_job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,12 @@ class PredictionTable(BasePredictionWriter):
         Raises:
             FileExistsError: if there is a file at ``path``.
         """
-        self._target = Path(self.path) if self.path else run_folder(trainer) / "predictions.csv"
-        if stage == "predict" and self._target.exists():
-            raise FileExistsError(f"{self._target} is there already: move it away or give another path")
+        if stage == "predict" and self.path and Path(self.path).exists():
+            raise FileExistsError(f"{self.path} is there already: move it away or give another path")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the file: in the folder of the run, a name that is free."""
+        self._target = Path(self.path) if self.path else free_name(run_folder(trainer) / "predictions.csv")
 
     def write_on_epoch_end(
         self,

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 from tqdm import tqdm
 
 from medvill_pl.batch import Batch
-from medvill_pl.cli.jobs import quieten
+from medvill_pl.cli.quiet import quieten
 from medvill_pl.demo.plain import PlainModel
 from medvill_pl.demo.training import (
     IMAGE_SIZE,

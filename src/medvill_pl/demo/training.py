@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medvill_pl.batch import Batch
-from medvill_pl.cli.jobs import quieten
+from medvill_pl.cli.quiet import quieten
 from medvill_pl.data.module import BaseDataModule
 from medvill_pl.evaluation.results import Results
 from medvill_pl.models.image_encoder import ImageEncoder, make_cnn
