@@ -112,7 +112,7 @@ def tiny_model() -> list[str]:
 @pytest.fixture
 def tiny_data() -> list[str]:
     """Options that fit the data of any recipe to :func:`tiny_model`."""
-    values = {"tokenizer": "synthetic", "image_size": "32", "max_tokens": "40", "batch_size": "4", "num_workers": "0"}
+    values = {"batch_size": "4", "num_workers": "0"}
     return [f"--data.init_args.{name}={value}" for name, value in values.items()]
 
 
