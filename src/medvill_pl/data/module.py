@@ -3,10 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from medvill_pl.batch import Batch, Split
@@ -25,7 +24,8 @@ from medvill_pl.data.batches import (
 )
 from medvill_pl.data.contract import DataUser
 from medvill_pl.data.resume import is_resumed, loader_start, reopen_epoch
-from medvill_pl.tokenizer import MAX_TOKENS, InputSpec, ReportTokenizer
+from medvill_pl.data.specification import SpecifiedDataModule
+from medvill_pl.tokenizer import InputSpec
 
 _ORDER = ("batch_size", "bucket_batches", "negatives", "seed")
 _SPLITS: dict[str, tuple[Split, ...]] = {
@@ -36,15 +36,7 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
 }
 
 
-class _Told(NamedTuple):
-    """What the user of a data module told it; None is taken from the task."""
-
-    tokenizer: ReportTokenizer | None
-    image_size: int | None
-    max_tokens: int | None
-
-
-class BaseDataModule(LightningDataModule, ABC):
+class BaseDataModule(SpecifiedDataModule, ABC):
     """Batches of image-report pairs for every stage of a run.
 
     A subclass gives the pairs of each split. Validation uses ``val``; test and predict use ``test``.
@@ -71,6 +63,25 @@ class BaseDataModule(LightningDataModule, ABC):
         has_questions: whether the text of each image is a question about it, which has an answer.
         has_texts: whether the images come with a text.
         cut_margins: whether the margins of its images were cut off.
+
+    Example:
+        >>> import numpy as np
+        >>> class TwoStudies:
+        ...     ids, reports, labelled = ["1", "2"], ["Mild edema.", "No edema."], ["Edema"]
+        ...     labels = np.full((2, 14), np.nan, np.float32)
+        ...
+        ...     def image(self, index):
+        ...         return torch.zeros(1, 32, 32, dtype=torch.uint8)
+        >>> class MyData(BaseDataModule):
+        ...     name, is_credentialed = "two studies", True
+        ...
+        ...     def examples(self, split):
+        ...         return TwoStudies()
+        >>> data = MyData("synthetic", image_size=32, batch_size=2, negatives="none", num_workers=0)
+        >>> data.setup("test")
+        >>> batch = next(iter(data.test_dataloader()))
+        >>> batch["image"].shape, batch["report"]
+        (torch.Size([2, 1, 32, 32]), ['Mild edema.', 'No edema.'])
     """
 
     name: str
@@ -91,11 +102,9 @@ class BaseDataModule(LightningDataModule, ABC):
         seed: int = 0,
         augment: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(tokenizer, image_size, max_tokens)
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, not {batch_size}")
-        self._told = _Told(None if tokenizer is None else ReportTokenizer.load(tokenizer), image_size, max_tokens)
-        self._connected: InputSpec | None = None
         self.batch_size, self.negatives = batch_size, negatives
         self.num_workers, self.seed = num_workers, seed
         self.bucket_batches, self.augment = bucket_batches, augment
@@ -107,79 +116,12 @@ class BaseDataModule(LightningDataModule, ABC):
         """Images that could not be read, one mapping per image."""
         return ()
 
-    def default_spec(self) -> InputSpec | None:
-        """What is taken where neither the user nor a task says it; None refuses to guess."""
-        return None
-
-    @property
-    def input_spec(self) -> InputSpec:
-        """Tokenizer, image size and longest text of the batches.
-
-        Raises:
-            ValueError: if one of them was neither told nor taken from a task yet.
-        """
-        if self._connected is not None:
-            return self._connected
-        told, fallback = self._told, self.default_spec()
-        if fallback is not None:
-            known = {name: value for name, value in told._asdict().items() if value is not None}
-            told = _Told(**(fallback._asdict() | known))
-        if told.tokenizer is None or told.image_size is None:
-            missing = [name for name, value in told._asdict().items() if value is None and name != "max_tokens"]
-            raise ValueError(
-                f"{type(self).__name__} does not know {', '.join(missing)}: use it in a trainer with a task, call "
-                "connect(task.input_spec), or tell it"
-            )
-        return InputSpec(told.tokenizer, told.image_size, told.max_tokens or MAX_TOKENS)
-
-    @property
-    def tokenizer(self) -> ReportTokenizer:
-        """Turns the texts into ids."""
-        return self.input_spec.tokenizer
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images in pixels."""
-        return self.input_spec.image_size
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest text in tokens, without SEP_L."""
-        return self.input_spec.max_tokens
-
     def connect(self, spec: InputSpec) -> None:
-        """Take from a model what this data module was not told; in a trainer it happens before each stage.
-
-        Args:
-            spec: what the model reads.
-
-        Raises:
-            ValueError: if the data module was told something that the model cannot read.
-
-        Example:
-            >>> from medvill_pl import MedViLL, SyntheticDataModule
-            >>> backbone = MedViLL("resnet_tiny", image_size=64, tokenizer="synthetic", hidden_size=8, num_layers=1,
-            ...                    num_heads=1, intermediate_size=8, max_tokens=40)
-            >>> data = SyntheticDataModule(num_train=4, num_val=4)
-            >>> data.connect(backbone.input_spec)
-            >>> data.image_size, data.max_tokens
-            (64, 40)
-        """
-        tokenizer, image_size, max_tokens = self._told
-        once = "say it once, for the model: the data takes it from there"
-        if tokenizer is not None and tokenizer != spec.tokenizer:
-            raise ValueError(
-                f"the data's tokenizer ({tokenizer.vocab_size:,} tokens) is not the model's "
-                f"({spec.tokenizer.vocab_size:,} tokens): {once}"
-            )
-        if image_size is not None and image_size != spec.image_size:
-            raise ValueError(f"the data's image_size is {image_size}, the model's {spec.image_size}: {once}")
-        if max_tokens is not None and max_tokens > spec.max_tokens:
-            raise ValueError(f"the data's max_tokens is {max_tokens}, the model reads {spec.max_tokens}: {once}")
-        spec = spec if max_tokens is None else spec._replace(max_tokens=max_tokens)
-        if self._connected is not None and self._connected != spec:
+        """See :meth:`SpecifiedDataModule.connect`."""
+        before = self.connected_spec
+        super().connect(spec)
+        if before is not None and before != self.connected_spec:
             self.datasets, self._indices = {}, {}  # they were tokenised for another model
-        self._connected = spec
 
     def _connect_to_task(self) -> None:
         task: object = self.trainer.lightning_module if self.trainer else None

@@ -1,4 +1,4 @@
-"""How a resumed run finds its place in the data: what Lightning's progress says, and what it leaves out."""
+"""How a resumed run finds its position in the data: what Lightning's progress says, and what it leaves out."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,10 @@ def loader_start(trainer: Trainer) -> tuple[int, int]:
 
     Lightning restores its counters from a checkpoint, but begins the epoch's data anew; and it starts to iterate
     before it tells the sampler the epoch.
+
+    Example:
+        >>> loader_start(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
+        (0, 0)
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches = trainer.fit_loop.epoch_loop.batch_progress
@@ -29,6 +33,9 @@ def reopen_epoch(trainer: Trainer) -> None:
 
     Lightning counts an epoch as done when ``max_steps``, a time limit or early stopping ends it in its middle, and
     would go on with the next one.
+
+    Example:
+        >>> reopen_epoch(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))  # nothing was stopped
     """
     fit = trainer.fit_loop
     epochs, batches = fit.epoch_progress, fit.epoch_loop.batch_progress
@@ -46,6 +53,10 @@ def is_resumed(trainer: Trainer | None) -> bool:
     """Whether training goes on from a checkpoint that a user named.
 
     Lightning's tuner, which tries batch sizes and rates, puts the weights of before back from a file of its own.
+
+    Example:
+        >>> is_resumed(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
+        False
     """
     if trainer is None or trainer.state.fn != "fit":
         return False
