@@ -1,4 +1,4 @@
-"""Use the backbone as a part of your own LightningModule: is the heart enlarged, from the film alone?
+"""Use the backbone as a part of your own LightningModule: is the heart enlarged, from the image alone?
 
 python examples/own_module.py                              # a new small backbone
 python examples/own_module.py --backbone demo/backbone     # one that save_pretrained wrote

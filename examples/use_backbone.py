@@ -1,6 +1,6 @@
 """Use the backbone alone: contextual embeddings of one image and its report, and what CLS attends to.
 
-python examples/use_backbone.py                      # a new tiny backbone and a phantom film
+python examples/use_backbone.py                      # a new tiny backbone and a phantom radiograph
 python examples/use_backbone.py demo/backbone        # the backbone that `medvill demo` wrote
 """
 

@@ -59,7 +59,7 @@ FULL = {
     """,
 }
 
-# The same with padding in the last place: its column is empty, its row is that of a third token.
+# The same with padding in the last position: its column is empty, its row is that of a third token.
 PADDED = {
     "bidirectional": """
         1111 110
@@ -207,7 +207,7 @@ def test_image_without_visual_tokens_is_refused(num_visual: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text_mask", "found"),
+    ("text_mask", "actual"),
     [
         (torch.ones(1, 3, dtype=torch.int64), r"torch.int64 \(1, 3\)"),
         (torch.ones(1, 3), r"torch.float32 \(1, 3\)"),
@@ -215,8 +215,8 @@ def test_image_without_visual_tokens_is_refused(num_visual: int) -> None:
         (torch.ones(1, 3, 3, dtype=torch.bool), r"torch.bool \(1, 3, 3\)"),
     ],
 )
-def test_text_mask_of_another_type_or_shape_is_refused(text_mask: Tensor, found: str) -> None:
-    with pytest.raises(ValueError, match=f"text_mask must be bool .*{found}"):
+def test_text_mask_of_another_type_or_shape_is_refused(text_mask: Tensor, actual: str) -> None:
+    with pytest.raises(ValueError, match=f"text_mask must be bool .*{actual}"):
         attention_mask("bar", num_visual=NUM_VISUAL, text_mask=text_mask)
 
 

@@ -34,7 +34,7 @@ def tokenizer() -> ReportTokenizer:
 
 @pytest.fixture
 def small() -> ReportTokenizer:
-    """A tokenizer with word pieces, an unused token and brackets."""
+    """A tokenizer with parts of words, an unused token and brackets."""
     return ReportTokenizer.from_vocab(VOCAB)
 
 
@@ -103,7 +103,7 @@ def test_encoding_is_the_longest_match_from_the_left(report: str) -> None:
 
 def test_batch_is_encoded_as_its_reports_are_alone(tokenizer: ReportTokenizer) -> None:
     assert tokenizer.encode(REPORTS) == [tokenizer.encode([report])[0] for report in REPORTS]
-    assert len(tokenizer.encode(["no " * 1000])[0]) == 1000, "nothing is cut or padded here"
+    assert len(tokenizer.encode(["no " * 1000])[0]) == 1000, "nothing is truncated or padded here"
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
@@ -136,10 +136,10 @@ def test_tokenizer_comes_back_from_what_was_saved(tokenizer: ReportTokenizer, tm
         (folder / "tokenizer.json").unlink()
     if source.endswith("Windows"):
         (folder / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes().replace(b"\n", b"\r\n"))
-    place = {"text": tokenizer.to_json()}.get(source, str(folder))
+    location = {"text": tokenizer.to_json()}.get(source, str(folder))
     if source.startswith(("vocab.txt", "tokenizer.json")):
-        place = str(folder / source.split()[0])
-    loaded = ReportTokenizer.load(place)
+        location = str(folder / source.split()[0])
+    loaded = ReportTokenizer.load(location)
     assert loaded == tokenizer
     assert loaded.encode(REPORTS) == tokenizer.encode(REPORTS)
     assert loaded.sep_id not in loaded.encode(["[SEP]"])[0]
@@ -311,8 +311,8 @@ def test_eighty_ten_ten(tokenizer: ReportTokenizer) -> None:
     rows = words(tokenizer, *[400] * 500)
     result = masked(rows, tokenizer)
     num_words, num_chosen = 200_000, len(result.positions)
-    found = result.input_ids.flatten()[result.positions]
-    is_mask, is_kept = found == tokenizer.mask_id, found == result.targets
+    actual = result.input_ids.flatten()[result.positions]
+    is_mask, is_kept = actual == tokenizer.mask_id, actual == result.targets
     is_random = ~is_mask & ~is_kept
     by_chance = 0.1 / len(tokenizer.ordinary_ids)  # a random token may be the word itself
     assert num_chosen / num_words == pytest.approx(0.15, abs=0.004)
@@ -320,18 +320,18 @@ def test_eighty_ten_ten(tokenizer: ReportTokenizer) -> None:
     assert is_kept.float().mean().item() == pytest.approx(0.1 + by_chance, abs=0.008)
     assert is_random.float().mean().item() == pytest.approx(0.1 - by_chance, abs=0.008)
     # Random tokens are drawn from all words alike: each of 267 about 11 times.
-    counts = torch.bincount(found[is_random], minlength=tokenizer.vocab_size)
+    counts = torch.bincount(actual[is_random], minlength=tokenizer.vocab_size)
     assert counts[tokenizer.ordinary_ids].min() > 0
     assert counts.sum() == counts[tokenizer.ordinary_ids].sum()
-    # Every place of a report has the same chance.
+    # Every position of a report has the same chance.
     share = torch.bincount(result.positions % 401, minlength=401)[:400] / 500
     assert share[:200].mean().item() == pytest.approx(share[200:].mean().item(), abs=0.01)
 
 
 def test_random_words_are_no_unused_tokens(small: ReportTokenizer) -> None:
     result = masked(words(small, *[100] * 100), small, probability=0.9)
-    found = set(result.input_ids.flatten().tolist())
-    assert found == {*small.ordinary_ids.tolist(), small.mask_id, small.sep_id, small.pad_id} - {small.pad_id}
+    actual = set(result.input_ids.flatten().tolist())
+    assert actual == {*small.ordinary_ids.tolist(), small.mask_id, small.sep_id, small.pad_id} - {small.pad_id}
 
 
 @pytest.mark.parametrize("special", ["pad_id", "unk_id", "cls_id", "sep_id", "mask_id"])
@@ -382,7 +382,7 @@ def test_a_reports_draw_follows_from_its_seed_alone(lengths: list[int], padding:
         assert torch.equal(together.input_ids[index, : len(row) + 1], alone.input_ids[0])
 
 
-def test_another_seed_hides_other_words(tokenizer: ReportTokenizer) -> None:
+def test_another_seed_masks_other_tokens(tokenizer: ReportTokenizer) -> None:
     row = words(tokenizer, 60)[0]
     result = masked([row] * 20, tokenizer, seeds=list(range(20)))
     assert len({tuple(hidden) for hidden in result.input_ids.tolist()}) == 20
@@ -425,9 +425,9 @@ def test_report_embedding_adds_word_position_and_semantics() -> None:
     ids = torch.tensor([[7, 7, 2], [0, 8, 7]])
     embedded = embedding(ids)
     for row in range(2):
-        for place in range(3):  # positions count from 0 at the first word
-            expected = embedding.word.weight[ids[row, place]] + embedding.position[place] + embedding.semantic
-            torch.testing.assert_close(embedded[row, place], expected)
+        for position in range(3):  # positions count from 0 at the first word
+            expected = embedding.word.weight[ids[row, position]] + embedding.position[position] + embedding.semantic
+            torch.testing.assert_close(embedded[row, position], expected)
 
 
 def test_text_longer_than_the_table_is_refused() -> None:

@@ -61,10 +61,10 @@ def trained_cnn(name: str) -> nn.Module:
     return cnn
 
 
-def assert_trunk_is(backbone: MedViLL, cnn: nn.Module) -> None:
-    expected, found = ImageEncoder(cnn).state_dict(), backbone.image_encoder.state_dict()
-    assert found.keys() == expected.keys()
-    differing = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+def assert_image_encoder_is(backbone: MedViLL, cnn: nn.Module) -> None:
+    expected, actual = ImageEncoder(cnn).state_dict(), backbone.image_encoder.state_dict()
+    assert actual.keys() == expected.keys()
+    differing = [name for name, tensor in expected.items() if not torch.equal(actual[name], tensor)]
     assert differing == []
 
 
@@ -212,16 +212,16 @@ def test_optional_weights_may_be_missing_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("form", ["image_encoder.safetensors", "image_encoder.pth", "a folder", "a name on the hub"])
-def test_trunk_starts_from_a_file(build: Build, tmp_path: Path, form: str) -> None:
+def test_image_encoder_starts_from_a_file(build: Build, tmp_path: Path, form: str) -> None:
     cnn = trained_cnn("resnet_tiny")
     (tmp_path / "folder").mkdir()
     source = save(cnn.state_dict(), tmp_path / "folder" / (form if "." in form else "model.safetensors"))
     if form == "a folder":
         source = str(tmp_path / "folder")
     if form == "a name on the hub":
-        source = "acme/trunk"
+        source = "acme/cnn"
         cache_on_hub(source, tmp_path / "folder")
-    assert_trunk_is(build(image_encoder_weights=source), cnn)
+    assert_image_encoder_is(build(image_encoder_weights=source), cnn)
 
 
 def without_classifier(state: State) -> State:
@@ -234,14 +234,16 @@ def without_batch_counts(state: State) -> State:
 
 
 @pytest.mark.parametrize("change", [dict, without_classifier, without_batch_counts])
-def test_trunk_starts_from_torchvisions_names(build: Build, tmp_path: Path, change: Callable[[State], State]) -> None:
+def test_image_encoder_starts_from_torchvisions_names(
+    build: Build, tmp_path: Path, change: Callable[[State], State]
+) -> None:
     cnn = trained_cnn("resnet18")
     source = save(change(cnn.state_dict()), tmp_path / "resnet18.pth")
     if change is without_batch_counts:
         for name, tensor in cnn.state_dict().items():
             if name.endswith("num_batches_tracked"):
                 tensor.zero_()
-    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights=source), cnn)
+    assert_image_encoder_is(build(image_encoder="resnet18", image_encoder_weights=source), cnn)
 
 
 def with_dotted_names(state: State) -> State:
@@ -255,11 +257,13 @@ def cache_for_torchvision(monkeypatch: pytest.MonkeyPatch, home: Path, url: str,
     torch.save(state, home / "hub" / "checkpoints" / url.rsplit("/", 1)[1])
 
 
-def test_trunk_starts_from_a_name_of_torchvision(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_encoder_starts_from_a_name_of_torchvision(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cnn = trained_cnn("resnet18")
     cache_for_torchvision(monkeypatch, tmp_path, ResNet18_Weights.IMAGENET1K_V1.url, cnn.state_dict())
-    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights="IMAGENET1K_V1"), cnn)
-    assert_trunk_is(build(image_encoder="resnet18", image_encoder_weights="DEFAULT"), cnn)
+    assert_image_encoder_is(build(image_encoder="resnet18", image_encoder_weights="IMAGENET1K_V1"), cnn)
+    assert_image_encoder_is(build(image_encoder="resnet18", image_encoder_weights="DEFAULT"), cnn)
 
 
 def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
@@ -269,7 +273,7 @@ def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
     published = with_dotted_names(cnn.state_dict())
     assert "features.denseblock1.denselayer1.norm.1.weight" in published
     cache_for_torchvision(monkeypatch, tmp_path, DenseNet121_Weights.IMAGENET1K_V1.url, published)
-    assert_trunk_is(build(image_encoder="densenet121", image_encoder_weights="IMAGENET1K_V1"), cnn)
+    assert_image_encoder_is(build(image_encoder="densenet121", image_encoder_weights="IMAGENET1K_V1"), cnn)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,7 @@ def test_densenet_starts_from_the_old_names_that_torchvision_publishes(
         ),
     ],
 )
-def test_vision_weights_that_are_not_to_be_had(
+def test_image_encoder_weights_that_are_not_to_be_had(
     build: Build,
     monkeypatch: pytest.MonkeyPatch,
     arguments: dict[str, str],
@@ -319,7 +323,7 @@ def test_vision_weights_that_are_not_to_be_had(
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
-def test_vision_weights_of_another_trunk_or_shape(build: Build, tmp_path: Path, form: str) -> None:
+def test_image_encoder_weights_of_another_architecture_or_shape(build: Build, tmp_path: Path, form: str) -> None:
     state = trained_cnn("resnet_tiny").state_dict()
     state["stem.0.weight"] = torch.zeros(4, 1, 5, 5)
     source = save(state, tmp_path / f"grey.{form}")
@@ -364,15 +368,18 @@ def test_text_weights_make_the_text_side_that_bert(build: Build, tmp_path: Path)
     text = embeddings(input_ids=ids, token_type_ids=torch.ones_like(ids))
     torch.testing.assert_close(norm(backbone.report_embedding(ids)), text)
     words = backbone.report_embedding.word.weight
-    for token, place in [
+    for token, position in [
         (backbone.tokenizer.cls_id, backbone.cls_position_embedding),
         (backbone.tokenizer.sep_id, backbone.sep_position_embedding),
     ]:
         first = embeddings(input_ids=torch.tensor([[token]]), token_type_ids=torch.tensor([[0]]))
-        torch.testing.assert_close(norm(words[token] + place), first[0, 0])
+        torch.testing.assert_close(norm(words[token] + position), first[0, 0])
 
     hidden = bert.bert.encoder(text).last_hidden_state
     torch.testing.assert_close(backbone.encoder(text, None), hidden)
+    mask = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(1)).lt(0.5) | torch.eye(9).bool()
+    added = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    torch.testing.assert_close(backbone.encoder(text, mask), bert.bert.encoder(text, added).last_hidden_state)
     torch.testing.assert_close(backbone.pooler(hidden), bert.bert.pooler(hidden))
     torch.testing.assert_close(backbone.mlm_logits(hidden[0]), bert.cls.predictions(hidden)[0])
 
@@ -423,6 +430,13 @@ def test_text_weights_come_from_the_hubs_cache(build: Build, tmp_path: Path) -> 
 def test_text_weights_of_another_size(build: Build, tmp_path: Path, sizes: dict[str, int], says: str) -> None:
     make_bert(**sizes).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=says) as caught:
+        build(text_weights=str(tmp_path))
+    assert_one_line(caught.value, "text_weights", str(tmp_path))
+
+
+def test_text_weights_of_another_activation(build: Build, tmp_path: Path) -> None:
+    make_bert(hidden_act="gelu_new").save_pretrained(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has hidden_act 'gelu_new', the model 'gelu'") as caught:
         build(text_weights=str(tmp_path))
     assert_one_line(caught.value, "text_weights", str(tmp_path))
 

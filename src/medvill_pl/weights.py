@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 
 def looks_like_path(source: str) -> bool:
-    """Tell a path from a name: it exists, or has a file's ending, or more parts than ``owner/name``."""
+    """Tell a path from a name: it exists, or has a file's ending, or more parts than ``owner/name``.
+
+    Example:
+        >>> [looks_like_path(source) for source in ("IMAGENET1K_V2", "owner/name", "./name", "weights.pth")]
+        [False, False, True, True]
+    """
     return Path(source).exists() or Path(source).suffix != "" or source.count("/") > 1 or source.startswith((".", "/"))
 
 
@@ -20,7 +25,7 @@ def fetch(source: str, filenames: tuple[str, ...], what: str, **hub: Any) -> Pat
 
     Args:
         source: a file, a folder that holds one of ``filenames``, or a hub name.
-        filenames: the names to look for, the most wanted first.
+        filenames: the names to look for; the first that is there counts.
         what: what the file is, for messages, such as ``"tokenizer"``.
         hub: what ``hf_hub_download`` takes: ``revision``, ``token``, ``cache_dir``, ...
 
@@ -29,6 +34,13 @@ def fetch(source: str, filenames: tuple[str, ...], what: str, **hub: Any) -> Pat
 
     Raises:
         FileNotFoundError: if nothing is there, or the hub cannot be reached.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "vocab.txt").write_text("[PAD]")
+        ...     fetch(folder, ("tokenizer.json", "vocab.txt"), "tokenizer").name
+        'vocab.txt'
     """
     path = Path(source)
     if path.is_file():
@@ -56,6 +68,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if the file holds no state dict, or is broken.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(nn.Linear(2, 1).state_dict(), f"{folder}/linear.pth")
+        ...     list(read_state_dict(Path(folder, "linear.pth")))
+        ['weight', 'bias']
     """
     try:
         if path.suffix == ".safetensors":
@@ -118,23 +137,28 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: str, optio
 
     Raises:
         ValueError: if a tensor is missing, unexpected or of another shape.
+
+    Example:
+        >>> load_exactly(nn.Linear(2, 1), {"weight": torch.zeros(1, 3), "bias": torch.zeros(1)}, "linear.pth")
+        Traceback (most recent call last):
+        ValueError: the weights in linear.pth do not fit Linear: weight is (1, 3) there and (1, 2) here
     """
-    wanted = module.state_dict()
+    expected = module.state_dict()
     is_optional = {
-        name: name.startswith(optional) or name.endswith("num_batches_tracked") for name in {*wanted, *state}
+        name: name.startswith(optional) or name.endswith("num_batches_tracked") for name in {*expected, *state}
     }
     state = {
         name: tensor
         for name, tensor in state.items()
-        if not is_optional[name] or (name in wanted and wanted[name].shape == tensor.shape)
+        if not is_optional[name] or (name in expected and expected[name].shape == tensor.shape)
     }
     problems = [
         f"{name} is {tuple(state[name].shape)} there and {tuple(tensor.shape)} here"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    problems += [f"{name} is missing there" for name in wanted if name not in state and not is_optional[name]]
-    problems += [f"{name} is unknown here" for name in state if name not in wanted]
+    problems += [f"{name} is missing there" for name in expected if name not in state and not is_optional[name]]
+    problems += [f"{name} is unknown here" for name in state if name not in expected]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise ValueError(f"the weights in {source} do not fit {type(module).__name__}: {problems[0]}{more}")

@@ -69,10 +69,10 @@ def test_hidden_states_and_attention_are_those_of_transformers(bert: BertModel, 
         probabilities.append(layer.attention(expected, added)[1])
         expected = layer(expected, added)
     layers: list[Tensor] = []
-    found = encoder(
+    actual = encoder(
         hidden, mask, on_attention=lambda query, key, mask: layers.append(attention_probabilities(query, key, mask))
     )
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(layers, probabilities, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -92,12 +92,12 @@ def test_no_mask_is_a_mask_that_allows_all(encoder: Encoder) -> None:
 @pytest.mark.parametrize("parts", [[9], [4, 5], [1] * 9, [3, 1, 4, 1]])
 @torch.no_grad()
 def test_tokens_in_parts_give_what_they_give_at_once(encoder: Encoder, parts: list[int]) -> None:
-    hidden, cache, start, found = draw_hidden(), KeyValueCache(LAYERS, LENGTH + 3), 0, []
+    hidden, cache, start, actual = draw_hidden(), KeyValueCache(LAYERS, LENGTH + 3), 0, []
     for length in parts:
         end = start + length
-        found.append(encoder(hidden[:, start:end], CAUSAL[start:end, :end], cache, start))
+        actual.append(encoder(hidden[:, start:end], CAUSAL[start:end, :end], cache, start))
         start = end
-    torch.testing.assert_close(torch.cat(found, dim=1), encoder(hidden, CAUSAL), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(actual, dim=1), encoder(hidden, CAUSAL), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -107,8 +107,8 @@ def test_a_slot_is_written_anew_and_rows_are_dropped(encoder: Encoder) -> None:
     encoder(other, CAUSAL[8:], cache, start=8)  # in place of the last token
     encoder(hidden[:, 8:], CAUSAL[8:], cache, start=8)
     rows = torch.tensor([False, True])
-    found = encoder(hidden[1:, 8:], CAUSAL[8:], cache.select(rows), start=8)
-    torch.testing.assert_close(found, encoder(hidden, CAUSAL)[1:, 8:], rtol=1e-5, atol=1e-5)
+    actual = encoder(hidden[1:, 8:], CAUSAL[8:], cache.select(rows), start=8)
+    torch.testing.assert_close(actual, encoder(hidden, CAUSAL)[1:, 8:], rtol=1e-5, atol=1e-5)
 
 
 def run(encoder: Encoder) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,9 +126,9 @@ def test_recomputed_activations_give_the_same_gradients(encoder: Encoder) -> Non
     expected, gradients = run(encoder)
     assert len(calls) == 1
     encoder.is_checkpointed = True
-    found, again = run(encoder)
+    actual, again = run(encoder)
     assert len(calls) == 3, "forward twice, once of it in the backward pass"
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
     assert all(torch.equal(again[name], gradient) for name, gradient in gradients.items())
 
 

@@ -53,13 +53,13 @@ def test_kept_features_are_those_computed_anew(name: str, is_channels_last: bool
     anew = encoder(images)
     encoder.cache_features(images, batch_size=8)
     runs = Runs(encoder)
-    found = encoder(images)
-    assert torch.equal(found, anew)
-    assert found.stride() == anew.stride(), "what follows computes in the same order"
+    actual = encoder(images)
+    assert torch.equal(actual, anew)
+    assert actual.stride() == anew.stride(), "what follows computes in the same order"
     assert torch.equal(encoder(images.flip(0)[:3]), anew.flip(0)[:3]), "in any batch"
     assert runs.number == 0
-    assert not found.requires_grad
-    assert not found.is_inference()
+    assert not actual.requires_grad
+    assert not actual.is_inference()
 
 
 def test_images_are_added_and_computed_once(image_encoder: ImageEncoder) -> None:
@@ -138,7 +138,7 @@ def test_another_precision_computes_anew_and_says_so(image_encoder: ImageEncoder
     image_encoder.cache_features(images)
     with (
         torch.autocast("cpu", torch.bfloat16),
-        pytest.warns(UserWarning, match=r"cached in torch.float32 and are wanted in torch.float32 under autocast to"),
+        pytest.warns(UserWarning, match=r"cached in torch.float32 and are needed in torch.float32 under autocast to"),
     ):
         assert torch.equal(image_encoder(images), expected)
     with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings(action="error"):

@@ -62,7 +62,7 @@ def make_inputs(backbone: MedViLL, lengths: tuple[int, ...] = (5, 7), width: int
 
 # --- who hears of a change: two rows, of 4 words + SEP_L + 2 x padding and of 7 tokens; only the first is changed
 
-IMAGE_PARTS = {"cls", *(f"v{place}" for place in range(NUM_VISUAL))}
+IMAGE_PARTS = {"cls", *(f"v{position}" for position in range(NUM_VISUAL))}
 EVERYTHING = {"pooled", *IMAGE_PARTS, "t0", "t1", "t2", "t3", "t4"}
 
 
@@ -70,8 +70,8 @@ def parts(output: BackboneOutput, row: int = 0, length: int = 5) -> dict[str, Te
     return {
         "pooled": output.pooled[row],
         "cls": output.cls[row],
-        **{f"v{place}": token for place, token in enumerate(output.visual[row])},
-        **{f"t{place}": token for place, token in enumerate(output.text[row, :length])},
+        **{f"v{position}": token for position, token in enumerate(output.visual[row])},
+        **{f"t{position}": token for position, token in enumerate(output.text[row, :length])},
     }
 
 
@@ -251,13 +251,13 @@ def test_outputs_and_attention_are_those_of_plain_attention(
         pooled = torch.tanh(linear(hidden[0], weights, "pooler.dense"))
         if has_text_cls:
             pooled = pooled * torch.tanh(linear(hidden[NUM_VISUAL + 2], weights, "pooler.dense"))
-        for found, expected in [
+        for actual, expected in [
             (output.pooled[row], pooled),
             (output.cls[row], hidden[0]),
             (output.visual[row], hidden[1 : NUM_VISUAL + 1]),
             (output.text[row], hidden[NUM_VISUAL + 2 + has_text_cls :]),
         ]:
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
         torch.testing.assert_close(attention[row], probabilities.float(), rtol=1e-5, atol=1e-6)
         assert (attention[row][..., ~mask] == 0).all()
@@ -353,12 +353,12 @@ def test_sampled_visual_tokens_are_some_of_all_in_their_order(make_backbone: Cal
     torch.manual_seed(0)
     sampled = backbone.encode_image(images, num_sampled=11)
     assert sampled.shape == (6, 11, 32)
-    distances, place = torch.cdist(sampled, everything).topk(2, dim=2, largest=False)
+    distances, position = torch.cdist(sampled, everything).topk(2, dim=2, largest=False)
     assert (distances[..., 0] < 1e-3).all()
-    assert (distances[..., 1] > 1e-2).all(), "no two places look the same"
-    place = place[..., 0]
-    assert (place.diff(dim=1) > 0).all()
-    assert len(set(map(tuple, place.tolist()))) == 6, "a draw for each image"
+    assert (distances[..., 1] > 1e-2).all(), "no two positions look the same"
+    position = position[..., 0]
+    assert (position.diff(dim=1) > 0).all()
+    assert len(set(map(tuple, position.tolist()))) == 6, "a draw for each image"
     assert torch.equal(backbone.encode_image(images, num_sampled=NUM_VISUAL), everything)
     output = backbone(
         visual_tokens=sampled,
@@ -510,8 +510,8 @@ def test_every_weight_learns_under_the_strategy_that_uses_it(make_backbone: Call
 def test_channels_last_gives_close_outputs(make_backbone: Callable[..., MedViLL]) -> None:
     plain, fast = (make_backbone(image_encoder="resnet_small", channels_last=is_fast) for is_fast in (False, True))
     inputs = make_inputs(plain)
-    for expected, found in zip(plain(**inputs), fast(**inputs), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for expected, actual in zip(plain(**inputs), fast(**inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     seen = []
     convolution = next(module for module in fast.image_encoder.modules() if isinstance(module, nn.Conv2d))
     convolution.register_forward_hook(lambda module, given, result: seen.extend([module.weight, result]))

@@ -234,7 +234,7 @@ class ImageEncoder(nn.Module):
         precision = Precision.now(next(self.parameters()))
         if precision != self._cache.precision:
             warnings.warn(
-                f"image features were cached in {self._cache.precision} and are wanted in {precision}, so they are "
+                f"image features were cached in {self._cache.precision} and are needed in {precision}, so they are "
                 "computed anew: call cache_features under the same autocast",
                 stacklevel=2,
             )

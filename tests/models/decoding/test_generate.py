@@ -79,7 +79,9 @@ def next_log_p(backbone: MedViLL, visual_tokens: Tensor, words: Sequence[int]) -
 
 def log_p_of(backbone: MedViLL, visual_tokens: Tensor, ids: Sequence[int]) -> float:
     """Log-probability of a text in all, by N passes."""
-    return sum(next_log_p(backbone, visual_tokens, ids[:place])[ids[place]].item() for place in range(len(ids)))
+    return sum(
+        next_log_p(backbone, visual_tokens, ids[:position])[ids[position]].item() for position in range(len(ids))
+    )
 
 
 def allowed_ids(backbone: MedViLL) -> list[int]:
@@ -111,8 +113,8 @@ def test_cached_and_uncached_decoding_give_the_same_logits_at_every_step(
                 continue
             words = search.tokens[row, hypothesis, :position].tolist()
             expected = next_log_p(backbone, visual_tokens[search.examples[row]], words)
-            found = backbone.mlm_logits(hidden[row, hypothesis, None])[0].double().log_softmax(0)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            actual = backbone.mlm_logits(hidden[row, hypothesis, None])[0].double().log_softmax(0)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
             compared[position] += 1
         return hidden
 
@@ -146,19 +148,19 @@ def greedy(backbone: MedViLL, visual_tokens: Tensor, max_new_tokens: int, min_ne
     return Generated(words, total, False)
 
 
-def assert_same(found: Sequence[Generated], expected: Sequence[Generated]) -> None:
-    assert [(one.ids, one.is_finished) for one in found] == [(one.ids, one.is_finished) for one in expected]
-    assert [one.log_probability for one in found] == pytest.approx([one.log_probability for one in expected], abs=1e-3)
+def assert_same(actual: Sequence[Generated], expected: Sequence[Generated]) -> None:
+    assert [(one.ids, one.is_finished) for one in actual] == [(one.ids, one.is_finished) for one in expected]
+    assert [one.log_probability for one in actual] == pytest.approx([one.log_probability for one in expected], abs=1e-3)
 
 
 @pytest.mark.parametrize("min_new_tokens", [0, 6])
 def test_greedy_reports_are_those_of_whole_passes(min_new_tokens: int, model: MedViLL) -> None:
     visual_tokens = make_tokens(6, seed=1)
-    found = generate(
+    actual = generate(
         model, DecodingConfig(max_new_tokens=10, min_new_tokens=min_new_tokens), visual_tokens=visual_tokens
     )
-    assert_same(found, [greedy(model, tokens, 10, min_new_tokens) for tokens in visual_tokens])
-    assert all(len(report.ids) >= min_new_tokens for report in found)
+    assert_same(actual, [greedy(model, tokens, 10, min_new_tokens) for tokens in visual_tokens])
+    assert all(len(report.ids) >= min_new_tokens for report in actual)
 
 
 def test_images_and_their_visual_tokens_give_the_same(model: MedViLL, images: Tensor) -> None:
@@ -208,10 +210,10 @@ def test_an_unpruned_beam_finds_what_exhaustive_search_finds(penalty: float, see
     backbone = few_words(tiny, seed)
     visual_tokens = backbone.encode_image(make_images(2, seed)).detach()
     config = DecodingConfig("beam", max_new_tokens=4, num_beams=40, length_penalty=penalty)
-    found = generate(backbone, config, visual_tokens=visual_tokens)
+    actual = generate(backbone, config, visual_tokens=visual_tokens)
     texts = list(all_texts(backbone, 4))
     assert len(texts) == 31
-    for report, tokens in zip(found, visual_tokens, strict=True):
+    for report, tokens in zip(actual, visual_tokens, strict=True):
         scored = [(log_p_of(backbone, tokens, ids), ids) for ids in texts]
         log_p, best = max(scored, key=lambda one: one[0] / len(one[1]) ** penalty)
         assert report.ids + [backbone.tokenizer.sep_id] * report.is_finished == best
@@ -279,7 +281,7 @@ def test_a_pruned_beam_keeps_what_a_search_in_lists_keeps(num_beams: int, seed: 
 
 @pytest.mark.parametrize("vocab_size", [8, 300])
 @pytest.mark.parametrize("width", [4, 8, 40])
-def test_places_of_a_beam_without_an_allowed_word_stay_empty(width: int, vocab_size: int) -> None:
+def test_hypotheses_without_an_allowed_token_stay_empty(width: int, vocab_size: int) -> None:
     search, allowed = Search.start(1, width, 3, torch.device("cpu")), {3, 6, 7}
     log_p = torch.randn(1, width, vocab_size, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     is_forbidden = torch.tensor([word not in allowed for word in range(vocab_size)])
@@ -305,7 +307,7 @@ def test_a_larger_length_penalty_gives_longer_reports(tiny: BackboneConfig) -> N
 
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_no_run_of_words_comes_twice(method: Any, size: int, model: MedViLL, images: Tensor) -> None:
+def test_no_ngram_is_repeated(method: Any, size: int, model: MedViLL, images: Tensor) -> None:
     free = generate(model, DecodingConfig(method, max_new_tokens=30, min_new_tokens=30), images=images)
     assert any(repeats(report.ids, size) for report in free)
     config = DecodingConfig(method, max_new_tokens=30, min_new_tokens=30, no_repeat_ngram_size=size)
@@ -314,7 +316,7 @@ def test_no_run_of_words_comes_twice(method: Any, size: int, model: MedViLL, ima
     assert all(len(report.ids) == 30 for report in blocked)
 
 
-def test_where_every_word_would_repeat_the_report_ends(tiny: BackboneConfig) -> None:
+def test_where_every_token_would_repeat_the_report_ends(tiny: BackboneConfig) -> None:
     backbone = few_words(tiny, 0)
     config = DecodingConfig(min_new_tokens=5, max_new_tokens=5, no_repeat_ngram_size=1)
     for report in generate(backbone, config, images=make_images(3)):
@@ -389,8 +391,8 @@ def shares(config: DecodingConfig, probabilities: Sequence[float]) -> list[float
     ],
 )
 def test_words_are_drawn_as_often_as_they_are_probable(options: dict[str, Any], expected: list[float]) -> None:
-    found = shares(DecodingConfig("sample", **options), [0.1, 0.4, 0.0, 0.3, 0.2])
-    assert found == pytest.approx(expected, abs=1e-3)
+    actual = shares(DecodingConfig("sample", **options), [0.1, 0.4, 0.0, 0.3, 0.2])
+    assert actual == pytest.approx(expected, abs=1e-3)
 
 
 def test_sampled_texts_are_as_frequent_as_the_model_says(tiny: BackboneConfig) -> None:
@@ -400,18 +402,18 @@ def test_sampled_texts_are_as_frequent_as_the_model_says(tiny: BackboneConfig) -
     seeds = torch.arange(number)
     reports = generate(backbone, config, visual_tokens=tokens.expand(number, -1, -1), seeds=seeds)
     sep = backbone.tokenizer.sep_id
-    found = Counter(tuple(report.ids + [sep] * report.is_finished) for report in reports)
+    actual = Counter(tuple(report.ids + [sep] * report.is_finished) for report in reports)
     weights = {}
     for ids in all_texts(backbone, 2):  # specials are left out, so the shares are of what may be written
-        steps = [next_log_p(backbone, tokens[0], ids[:place])[allowed_ids(backbone)] for place in range(len(ids))]
-        places = [allowed_ids(backbone).index(word) for word in ids]
+        steps = [next_log_p(backbone, tokens[0], ids[:position])[allowed_ids(backbone)] for position in range(len(ids))]
+        positions = [allowed_ids(backbone).index(word) for word in ids]
         weights[tuple(ids)] = math.exp(
-            sum(step.log_softmax(0)[at].item() for step, at in zip(steps, places, strict=True))
+            sum(step.log_softmax(0)[at].item() for step, at in zip(steps, positions, strict=True))
         )
     assert sum(weights.values()) == pytest.approx(1)
     for ids, weight in weights.items():
         deviation = math.sqrt(weight * (1 - weight) / number)
-        assert abs(found[ids] / number - weight) < 4 * deviation, ids
+        assert abs(actual[ids] / number - weight) < 4 * deviation, ids
 
 
 def test_a_seed_gives_one_report(model: MedViLL, images: Tensor) -> None:
@@ -436,7 +438,7 @@ def test_log_probability_of_a_sample_is_the_models_own(model: MedViLL, images: T
 
 
 @pytest.mark.parametrize("seeds", [None, torch.tensor([1, 2]), torch.tensor([1, 2, 3, -4]), torch.zeros(4, 1)])
-def test_sampling_needs_a_seed_an_image(seeds: Tensor | None, model: MedViLL, images: Tensor) -> None:
+def test_sampling_needs_a_seed_per_image(seeds: Tensor | None, model: MedViLL, images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"method 'sample' needs seeds of shape \(4,\), each 0 or more"):
         generate(model, DecodingConfig("sample"), images=images, seeds=seeds)
 
@@ -466,15 +468,15 @@ def texts(model: MedViLL) -> tuple[Tensor, Tensor]:
 def n_pass_log_likelihood(model: MedViLL, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """For each word a pass of its own through ``forward``, over the words before it and a MASK."""
     result = torch.full(ids.shape, torch.nan)
-    for row, place in mask.nonzero().tolist():
-        before = torch.cat([ids[row, :place], torch.tensor([model.tokenizer.mask_id])])[None]
+    for row, position in mask.nonzero().tolist():
+        before = torch.cat([ids[row, :position], torch.tensor([model.tokenizer.mask_id])])[None]
         output = model(
             images=images[row : row + 1],
             input_ids=before,
             text_mask=torch.ones_like(before).bool(),
             mask_strategy="seq2seq",
         )
-        result[row, place] = model.mlm_logits(output.text[:, -1])[0].log_softmax(0)[ids[row, place]]
+        result[row, position] = model.mlm_logits(output.text[:, -1])[0].log_softmax(0)[ids[row, position]]
     return result
 
 
@@ -482,10 +484,10 @@ def test_one_pass_gives_the_likelihood_of_n_passes(
     backbone: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]
 ) -> None:
     ids, mask = texts
-    found = log_likelihood(backbone, images=images, input_ids=ids, text_mask=mask)
+    actual = log_likelihood(backbone, images=images, input_ids=ids, text_mask=mask)
     expected = n_pass_log_likelihood(backbone, images, ids, mask)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    perplexities = [math.exp(-values.nanmean()) for values in (found, expected)]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    perplexities = [math.exp(-values.nanmean()) for values in (actual, expected)]
     assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
 
 
@@ -494,10 +496,10 @@ def test_one_pass_gives_the_likelihood_of_n_passes_with_sharp_weights(
 ) -> None:
     ids, mask = texts
     double = model.double()
-    found = log_likelihood(double, images=images.double(), input_ids=ids, text_mask=mask)
+    actual = log_likelihood(double, images=images.double(), input_ids=ids, text_mask=mask)
     expected = n_pass_log_likelihood(double, images.double(), ids, mask)
     assert expected.nan_to_num().std() > 3  # unlike words
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_likelihood_in_chunks_is_the_same(
@@ -526,16 +528,16 @@ def test_probabilities_of_all_texts_sum_to_one(tiny: BackboneConfig) -> None:
     assert values.sum(1).exp().sum().item() + missing.item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_cut_reports_end_does_not_count(model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]) -> None:
+def test_a_truncated_reports_end_does_not_count(model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]) -> None:
     ids, mask = texts
     whole = log_likelihood(model, images=images, input_ids=ids, text_mask=mask)
     has_end = torch.tensor([False, True, False, True])
-    cut = log_likelihood(model, images=images, input_ids=ids, text_mask=mask, has_end=has_end)
-    assert cut[0, 9].isnan()
-    assert cut[2, 5].isnan()
+    truncated = log_likelihood(model, images=images, input_ids=ids, text_mask=mask, has_end=has_end)
+    assert truncated[0, 9].isnan()
+    assert truncated[2, 5].isnan()
     whole[0, 9] = whole[2, 5] = torch.nan
-    torch.testing.assert_close(cut, whole, equal_nan=True)
-    assert (~cut.isnan()).sum(1).tolist() == [9, 2, 5, 1]
+    torch.testing.assert_close(truncated, whole, equal_nan=True)
+    assert (~truncated.isnan()).sum(1).tolist() == [9, 2, 5, 1]
 
 
 def test_likelihood_of_what_was_written_is_what_writing_gave(model: MedViLL, images: Tensor) -> None:
@@ -574,15 +576,15 @@ def test_training_predicts_what_the_likelihood_counts(
 # -- attention -----------------------------------------------------------------------------------
 
 
-def test_word_attention_is_that_of_the_mask_in_a_pass_of_its_own(
+def test_token_attention_is_that_of_the_mask_in_a_pass_of_its_own(
     model: MedViLL, images: Tensor, texts: tuple[Tensor, Tensor]
 ) -> None:
     ids, mask = texts
-    found = token_attention(model, images=images, input_ids=ids, text_mask=mask)
-    assert found.shape == (4, 2, 2, 10, 16)
-    assert found.isnan().all(dim=4).sum((1, 2)).eq(4 * (~mask)).all()
-    for row, place in mask.nonzero().tolist():
-        before = torch.cat([ids[row, :place], torch.tensor([model.tokenizer.mask_id])])[None]
+    actual = token_attention(model, images=images, input_ids=ids, text_mask=mask)
+    assert actual.shape == (4, 2, 2, 10, 16)
+    assert actual.isnan().all(dim=4).sum((1, 2)).eq(4 * (~mask)).all()
+    for row, position in mask.nonzero().tolist():
+        before = torch.cat([ids[row, :position], torch.tensor([model.tokenizer.mask_id])])[None]
         weights = model.attention_weights(
             images=images[row : row + 1],
             input_ids=before,
@@ -590,7 +592,7 @@ def test_word_attention_is_that_of_the_mask_in_a_pass_of_its_own(
             mask_strategy="seq2seq",
         )
         expected = weights[0, :, :, -1, 1 : NUM_IMAGE - 1]
-        torch.testing.assert_close(found[row, :, :, place], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual[row, :, :, position], expected, rtol=1e-4, atol=1e-5)
 
 
 # -- modes, precision, arguments -----------------------------------------------------------------
@@ -625,8 +627,8 @@ def test_bfloat16_is_close_to_float32(
     torch.testing.assert_close(likelihood, exact, rtol=0.1, atol=0.3, equal_nan=True)
     written = torch.tensor([[*report.ids, model.tokenizer.sep_id] for report in reports])
     values = log_likelihood(model, images=images, input_ids=written, text_mask=torch.ones_like(written).bool())
-    found = torch.tensor([report.log_probability for report in reports])
-    torch.testing.assert_close(found, values[:, :-1].sum(1), rtol=0.05, atol=0.5)
+    actual = torch.tensor([report.log_probability for report in reports])
+    torch.testing.assert_close(actual, values[:, :-1].sum(1), rtol=0.05, atol=0.5)
 
 
 @pytest.mark.parametrize(
