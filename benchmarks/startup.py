@@ -1,4 +1,4 @@
-"""Time how long it takes to import the package and to show the command's help, in fresh processes."""
+"""Time how long it takes to import the package, to show help and to start a job, in fresh processes."""
 
 import argparse
 import json
@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 BARE = "python -c pass"
-AIMS = {"import medvill_pl": 0.3, "medvill --help": 1.5}  # seconds above the bare interpreter
+AIMS = {
+    "import medvill_pl": 0.3,
+    "medvill --help": 1.5,
+    "medvill fit --help": 1.5,
+    "medvill prepare --help": 1.5,
+    "medvill recipes": 1.5,
+    "medvill fit -c RECIPE --print_config": 3.0,
+}  # seconds above the bare interpreter
 
 
 def commands() -> dict[str, list[str]]:
@@ -21,8 +28,13 @@ def commands() -> dict[str, list[str]]:
     return {
         BARE: [sys.executable, "-c", "pass"],
         "import torch": [sys.executable, "-c", "import torch"],
+        "import lightning.pytorch": [sys.executable, "-c", "import lightning.pytorch"],  # what no job can do without
         "import medvill_pl": [sys.executable, "-c", "import medvill_pl"],
         "medvill --help": [medvill, "--help"],
+        "medvill fit --help": [medvill, "fit", "--help"],
+        "medvill prepare --help": [medvill, "prepare", "--help"],
+        "medvill recipes": [medvill, "recipes"],
+        "medvill fit -c RECIPE --print_config": [medvill, "fit", "-c", "pretraining/synthetic.yaml", "--print_config"],
     }
 
 

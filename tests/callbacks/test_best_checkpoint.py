@@ -80,7 +80,7 @@ def test_module_without_a_figure_keeps_its_newest(make_trainer: MakeTrainer, tmp
 
 
 class Stop(Callback):
-    """Ends the run in the second epoch, as Lightning does when it is told to by a signal, or by an error."""
+    """Ends the run in the second epoch, as Lightning does after a SIGTERM, or by an error."""
 
     def __init__(self, exception: BaseException) -> None:
         self.exception = exception
@@ -91,7 +91,7 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize(("exception", "step"), [(SIGTERMException(), 3), (ValueError("wrong"), 2)])
-def test_last_is_written_when_the_process_is_told_to_end(
+def test_last_is_written_when_the_process_receives_sigterm(
     exception: BaseException, step: int, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     with pytest.raises(type(exception)):

@@ -30,7 +30,7 @@ def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == f"{medvill_pl.__version__}\n"
 
 
-def test_unknown_verb_is_told_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_verb_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
         "medvill: no verb 'train': choose one of fit, validate, test, predict, recipes, prepare, describe, "

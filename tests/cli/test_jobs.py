@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
 from medvill_pl import SyntheticDataModule
 from medvill_pl.cli import main
@@ -96,14 +98,14 @@ def test_slurm_decides_devices_and_nodes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("launch", "told"),
+    ("launch", "message"),
     [
         (Launch("torchrun", 2, {}), "torchrun started 2 processes, but trainer.devices .* make 1"),
         (Launch("fabric run", 1, {"precision": "bf16"}), "given precision bf16, but trainer.precision is 32-true"),
     ],
 )
-def test_trainer_that_ignores_the_launcher_is_refused(launch: Launch, told: str, make_trainer: MakeTrainer) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_trainer_that_ignores_the_launcher_is_refused(launch: Launch, message: str, make_trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match=message):
         launch.check(make_trainer(devices=1))
 
 
@@ -206,6 +208,25 @@ def test_search_writes_its_table_and_its_page_side_by_side(
     assert not list(tmp_path.glob("runs/*/version_1/search.html"))
 
 
+@pytest.mark.parametrize(("task", "monitor"), [("classification", "auroc_micro"), ("pretraining", "loss")])
+def test_progress_bar_shows_the_figure_that_picks_the_checkpoint(
+    task: str, monitor: str, recipes: Path, tiny_model: list[str], tiny_data: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: set[str] = set()
+    get_metrics = ProgressBar.get_metrics
+
+    def spy(self: ProgressBar, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = get_metrics(self, trainer, module)
+        shown.update(metrics)
+        return metrics
+
+    monkeypatch.setattr(ProgressBar, "get_metrics", spy)
+    pairs = [f"--data.init_args.num_{split}=8" for split in ("train", "val")]
+    options = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", *pairs]
+    assert main(["fit", "-c", str(recipes / task / "synthetic.yaml"), *tiny_model, *tiny_data, *options]) == 0
+    assert {name for name in shown if name.startswith("val/")} == {"val/loss", f"val/{monitor}"}
+
+
 # -- real processes ------------------------------------------------------------------------------
 
 
@@ -275,8 +296,8 @@ def test_two_nodes_meet_at_torchruns_rendezvous(job: list[str], tmp_path: Path) 
         )
         for rank in range(2)
     ]
-    told = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], told
+    output = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], output
     first, second = witnesses(tmp_path)
     assert (first["world_size"], first["nodes"]) == (2, 2)
     assert first == second

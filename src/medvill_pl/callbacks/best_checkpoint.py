@@ -30,7 +30,7 @@ class BestCheckpoint(ModelCheckpoint):
     The best is chosen by the task's own ``monitor`` and ``mode``; for a module that names none it is the newest.
     The last is written after each validation and each epoch, whether it is the best or not (Lightning's own
     ``save_last`` writes it only when something else is saved, so a run that goes on would lose what came after its
-    best). A process that is told to end (SIGTERM) writes it first, so that a job that is preempted loses nothing.
+    best). A process that receives SIGTERM writes it first, so that a job that is preempted loses nothing.
 
     Args:
         monitor: a logged figure to choose the best by, instead of the task's.
@@ -89,9 +89,9 @@ class BestCheckpoint(ModelCheckpoint):
         self._keep_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write ``last.ckpt`` if the process was told to end; Lightning raises this between two batches."""
+        """Write ``last.ckpt`` if the process received SIGTERM; Lightning raises this between two batches."""
         if isinstance(exception, SIGTERMException) and trainer.training and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rank_zero_info(f"told to end: step {trainer.global_step} is in {self._write_last(trainer)}")
+            rank_zero_info(f"stopped by SIGTERM: step {trainer.global_step} is in {self._write_last(trainer)}")
 
     def _keep_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt``, once per step."""

@@ -116,7 +116,7 @@ class JobCLI(LightningCLI):
             raise ValueError(_shorten(str(error))) from error
 
     def instantiate_classes(self) -> None:
-        """Build data module, task and trainer; what they refuse is told in their own words."""
+        """Build data module, task and trainer; what they refuse is said in their own words."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -171,7 +171,7 @@ class JobCLI(LightningCLI):
             if self._run_logger and is_first_process():
                 self._run_logger.release()
             if isinstance(error, SIGTERMException):
-                print(f"medvill {subcommand}: told to end; --ckpt_path last goes on", file=sys.stderr)
+                print(f"medvill {subcommand}: stopped by SIGTERM; --ckpt_path last goes on", file=sys.stderr)
                 raise SystemExit(_STOPPED) from error
             raise
         self._print_written(start)

@@ -15,6 +15,7 @@ def quieten() -> None:
         ".*LeafSpec.*",
         ".*dataloader.*is not resumable.*",
         ".*does not have many workers.*",
+        "This DataLoader will create",  # more workers than cores
         "The dirpath has changed",
         "Couldn't infer the batch indices",
         "Precision bf16-mixed is not supported by the model summary",

@@ -134,7 +134,9 @@ class BaseTask(LightningModule, ABC):
         for loss, value in output.losses.items() if name == "train" else ():
             self.log(f"train/{loss}", value, batch_size=size)
         for group in output.metric_inputs:
-            self.log_dict(stage.groups[group], on_step=False, on_epoch=True, batch_size=size)  # type: ignore[arg-type]
+            for key, metric in stage.named_metrics(group):
+                in_bar = key == self.monitor
+                self.log(key, metric, on_step=False, on_epoch=True, prog_bar=in_bar, batch_size=size)
         return output.loss
 
     def _stage(self, name: str) -> Stage:

@@ -30,7 +30,9 @@ def collect_results(task: "BaseTask", stage: str) -> Results:
     if rows and not task.trainer.sanity_checking:
         results.context = task.score_context(stage, rows)
         # All processes have the same rows, so the mean over processes changes nothing.
-        task.log_dict({f"{stage}/{name}": value for name, value in results.scores().items()}, sync_dist=True)
+        for name, value in results.scores().items():
+            key = f"{stage}/{name}"
+            task.log(key, value, prog_bar=key == task.monitor, sync_dist=True)
     return results
 
 

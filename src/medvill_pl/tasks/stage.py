@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.tasks.step import StepOutput, to_rows
@@ -33,9 +33,16 @@ class Stage(nn.Module):
             self.loss.update(output.loss.detach().expand(weight))
             self._columns.append(output.results)
         for group, (preds, target) in output.metric_inputs.items():
-            metrics = self.groups[group]
-            assert isinstance(metrics, MetricCollection)
-            metrics.update(preds.detach(), target)
+            self._collection(group).update(preds.detach(), target)
+
+    def named_metrics(self, group: str) -> list[tuple[str, Metric]]:
+        """The metrics of a group by the names they are logged under."""
+        return list(self._collection(group).items(keep_base=False, copy_state=False))
+
+    def _collection(self, group: str) -> MetricCollection:
+        metrics = self.groups[group]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
 
     def take_rows(self) -> Rows:
         """The results of this process, one mapping per example; the next epoch begins with none."""
