@@ -29,7 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medvill_pl import BackboneConfig, MaskStrategy, PretrainingTask
 from medvill_pl.batch import FINDINGS, Batch
-from medvill_pl.data.batches import BatchPlan, BatchRequest, NonMatchingIndex, PairDataset
+from medvill_pl.data.batches import PairDataset
+from medvill_pl.data.negatives import NonMatchingIndex
+from medvill_pl.data.plan import BatchPlan, BatchRequest
 from medvill_pl.models.encoder import Encoder
 from medvill_pl.tokenizer import MAX_TOKENS
 

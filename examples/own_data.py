@@ -14,8 +14,8 @@ from torch import Tensor
 
 from medvill_pl import FINDINGS, BaseDataModule, CheXpertLabeler, PretrainingTask, SyntheticDataModule
 from medvill_pl.batch import Split
-from medvill_pl.data.batches import Negatives
 from medvill_pl.data.images import fit_square, read_grey
+from medvill_pl.data.negatives import Negatives
 
 
 class TextFileExamples:

@@ -12,15 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvill_pl.batch import FINDINGS
-from medvill_pl.data.batches import (
-    BatchPlan,
-    BatchRequest,
-    NonMatchingIndex,
-    PairDataset,
-    PairSampler,
-    QuestionDataset,
-    index_negatives,
-)
+from medvill_pl.data.batches import PairDataset, QuestionDataset
+from medvill_pl.data.negatives import NonMatchingIndex, index_negatives
+from medvill_pl.data.plan import BatchPlan, BatchRequest, PairSampler
 from medvill_pl.tokenizer import ReportTokenizer
 
 NAN = float("nan")

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from medvill_pl import Batch, PairsDataModule, SyntheticDataModule
-from medvill_pl.data.batches import BatchPlan
+from medvill_pl.data.plan import BatchPlan
 
 NUM_TRAIN, BATCH_SIZE, NUM_BATCHES = 22, 4, 5  # two pairs are left out of every epoch
 NUM_EPOCHS = 3

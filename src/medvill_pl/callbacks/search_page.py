@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medvill_pl import html
 from medvill_pl.batch import FINDINGS, Batch
 from medvill_pl.callbacks.protocols import Searches
-from medvill_pl.data.batches import Examples
+from medvill_pl.data.examples import Examples
 from medvill_pl.files import free_name
 from medvill_pl.labeler.chexpert import CheXpertLabeler
 from medvill_pl.runs import gather, run_folder

@@ -16,6 +16,13 @@ class DataUser(Protocol):
 
     Attributes:
         data: the data module of the running stage, which puts itself here; None with loaders of the user's own.
+
+    Example:
+        >>> from medvill_pl import PretrainingTask
+        >>> small = {"image_encoder": "resnet_tiny", "image_size": 32, "tokenizer": "synthetic", "hidden_size": 8}
+        >>> task = PretrainingTask({**small, "num_layers": 1, "num_heads": 1, "intermediate_size": 8})
+        >>> isinstance(task, DataUser), task.input_spec.image_size
+        (True, 32)
     """
 
     data: "BaseDataModule | None"

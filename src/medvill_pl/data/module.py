@@ -10,19 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from medvill_pl.batch import Batch, Split
 from medvill_pl.data.augmentation import augment
-from medvill_pl.data.batches import (
-    BatchPlan,
-    Examples,
-    FixedPairSampler,
-    Negatives,
-    NonMatchingIndex,
-    PairDataset,
-    PairSampler,
-    QuestionDataset,
-    Questions,
-    index_negatives,
-)
+from medvill_pl.data.batches import PairDataset, QuestionDataset
 from medvill_pl.data.contract import DataUser
+from medvill_pl.data.examples import Examples, Questions
+from medvill_pl.data.negatives import Negatives, NonMatchingIndex, index_negatives
+from medvill_pl.data.plan import BatchPlan, FixedPairSampler, PairSampler
 from medvill_pl.data.resume import is_resumed, loader_start, reopen_epoch
 from medvill_pl.data.specification import SpecifiedDataModule
 from medvill_pl.tokenizer import InputSpec

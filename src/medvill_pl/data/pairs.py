@@ -11,10 +11,10 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from medvill_pl.batch import FINDINGS, Split, derive_seed
-from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo, Row, write_corpus
 from medvill_pl.data.corpus.schema import NOT_MENTIONED, parse_labels
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.data.negatives import Negatives
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

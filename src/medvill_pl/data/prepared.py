@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from medvill_pl.batch import Split
-from medvill_pl.data.batches import Negatives
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.data.negatives import Negatives
 
 
 class PreparedDataModule(BaseDataModule):

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from medvill_pl.batch import Batch, Split, derive_seed
 from medvill_pl.data.augmentation import augment
-from medvill_pl.data.batches import BatchPlan, BatchRequest, Negatives, PairDataset, index_negatives
+from medvill_pl.data.batches import PairDataset
 from medvill_pl.data.corpus import CorpusExamples, CorpusInfo
 from medvill_pl.data.corpus.reader import decode_square, label_array
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.data.negatives import Negatives, index_negatives
+from medvill_pl.data.plan import BatchPlan, BatchRequest
 
 
 def _stream_rows(shards: Sequence[str], seed: int, rank: int = 0, num_replicas: int = 1) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from medvill_pl.batch import FINDINGS, derive_seed, label_set_keys
-from medvill_pl.data.batches import Examples
+from medvill_pl.data.examples import Examples
 from medvill_pl.demo.training import IS_BF16_FASTER, step_on_targets
 from medvill_pl.evaluation.classification import classification_scores
 from medvill_pl.evaluation.generation import bleu, clinical_efficacy

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvill_pl.batch import FINDINGS, Split
-from medvill_pl.data.batches import Negatives
 from medvill_pl.data.module import BaseDataModule
+from medvill_pl.data.negatives import Negatives
 from medvill_pl.synthetic.grammar import write_report
 from medvill_pl.synthetic.questions import ask
 from medvill_pl.synthetic.rendering import render

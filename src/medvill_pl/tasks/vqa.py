@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medvill_pl.batch import Batch
-from medvill_pl.data.batches import Questions
+from medvill_pl.data.examples import Questions
 from medvill_pl.evaluation.statistics import Rows
 from medvill_pl.evaluation.vqa import most_frequent_answers
 from medvill_pl.models.medvill import BackboneConfig
