@@ -39,12 +39,10 @@ class BaseDataModule(SpecifiedDataModule, ABC):
     Args:
         tokenizer: what :meth:`ReportTokenizer.load` takes; None takes the task's.
         image_size: side of the square images in pixels; None takes the task's.
-        batch_size: pairs of a batch, for each process.
-        negatives: how the non-matching half of the pairs is drawn: ``labels`` (the paper),
-            ``text`` or ``none`` (all pairs match).
+        batch_size: pairs per batch and process.
+        negatives: how the non-matching half is drawn: ``labels`` (the paper), ``text`` or ``none`` (all pairs match).
         max_tokens: longer reports are truncated to this many tokens; None takes the task's limit.
-        bucket_batches: training pools so many batches and sorts the pool by length of text, which
-            saves padding; 1 does not sort (see :class:`BatchPlan`).
+        bucket_batches: training sorts pools of so many batches by length, which saves padding (:class:`BatchPlan`).
         num_workers: processes that prepare batches; 0 prepares them in the main one.
         seed: seed of order, pairing and masking.
         augment: change the images of training a little, see :func:`medvill_pl.data.augmentation.augment`.
@@ -78,9 +76,7 @@ class BaseDataModule(SpecifiedDataModule, ABC):
 
     name: str
     is_credentialed: bool
-    has_questions: bool = False
-    has_texts: bool = True
-    cut_margins: bool = False
+    has_questions, has_texts, cut_margins = False, True, False
 
     def __init__(
         self,
@@ -115,9 +111,13 @@ class BaseDataModule(SpecifiedDataModule, ABC):
         if before is not None and before != self.connected_spec:
             self.datasets, self._indices = {}, {}  # they were tokenised for another model
 
-    def _connect_to_task(self) -> None:
+    @property
+    def _task(self) -> DataUser | None:
         task: object = self.trainer.lightning_module if self.trainer else None
-        if isinstance(task, DataUser):
+        return task if isinstance(task, DataUser) else None
+
+    def _connect_to_task(self) -> None:
+        if (task := self._task) is not None:
             if task.input_spec is not None:
                 self.connect(task.input_spec)
             task.data = self
@@ -148,8 +148,7 @@ class BaseDataModule(SpecifiedDataModule, ABC):
 
     def transform_of(self, split: Split) -> Callable[[Batch], Batch] | None:
         """What the trainer's task does to each batch of a split; None for nothing, or without a task."""
-        task: object = self.trainer.lightning_module if self.trainer else None
-        return task.batch_transform(split) if isinstance(task, DataUser) else None
+        return self._task.batch_transform(split) if self._task else None
 
     def training_examples(self) -> Examples | None:
         """The training split, from which baselines follow; None where there is none."""

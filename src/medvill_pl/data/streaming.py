@@ -84,6 +84,7 @@ class _StreamedBatches(IterableDataset[Batch]):
         self._tokenizer, self._max_tokens, self._image_size = data.tokenizer, data.max_tokens, data.image_size
         self._batch_size, self._bucket_batches, self._negatives = data.batch_size, data.bucket_batches, data.negatives
         self._seed, self._buffer_rows, self._is_augmented = data.seed, data.buffer_rows, data.augment
+        self._transform = data.transform_of("train")
         self._num_batches = info.splits["train"] // (num_replicas * data.batch_size)
         if not self._num_batches:
             raise ValueError(f"{info.splits['train']} pairs are too few for a batch of {data.batch_size} per process")
@@ -110,7 +111,7 @@ class _StreamedBatches(IterableDataset[Batch]):
 
     def _batches_of(self, examples: _Buffer, seed: int) -> Iterator[Batch]:
         dataset = PairDataset(examples, examples.reports, self._tokenizer, self._max_tokens, "train", seed)
-        dataset.augment = augment if self._is_augmented else None
+        dataset.augment, dataset.transform = augment if self._is_augmented else None, self._transform
         negatives = index_negatives(examples, self._negatives, "train")
         plan = BatchPlan(dataset.lengths, negatives, self._batch_size, 1, seed, self._bucket_batches)
         for images, reports in plan.train(0):

@@ -72,7 +72,6 @@ class BackboneTask(BaseTask):
         self,
         backbone: BackboneConfig | None = None,
         backbone_ckpt: str | None = None,
-        *,
         lr: float = 1e-5,
         weight_decay: float = 0.01,
         warmup_steps: int = 0,

@@ -100,7 +100,7 @@ class BaseTask(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Build the metrics, and refuse loaders that would train wrongly."""
         self.train_stage, self.val_stage, self.test_stage = (
-            Stage(name, self.metrics(name)) for name in ("train", "val", "test")
+            Stage(n, self.metrics(n)) for n in ("train", "val", "test")
         )
         if stage == "fit":
             self.train()  # a loaded model is in evaluation mode, which Lightning keeps
@@ -155,8 +155,6 @@ class BaseTask(LightningModule, ABC):
         if batch_idx == 0:
             self.first_test_batch = batch
         self._run(batch, "test")
-
-    # -- results of examples ---------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
         """Every test run writes its results, unless the trainer was given a :class:`ResultTable` of its own."""

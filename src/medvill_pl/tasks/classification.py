@@ -66,15 +66,7 @@ class ClassificationTask(BackboneTask):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(
-            backbone,
-            backbone_ckpt,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            compile=compile,
-            seed=seed,
-            freeze_backbone=freeze_backbone,
+            backbone, backbone_ckpt, lr, weight_decay, warmup_steps, schedule, compile, seed, freeze_backbone
         )
         self.save_hyperparameters()
         self.use_report, self.uncertain = use_report, uncertain

@@ -133,15 +133,7 @@ class PretrainingTask(MatchingTask):
     ) -> None:
         self._strategy = MaskStrategy(mask_strategy)
         super().__init__(
-            backbone,
-            backbone_ckpt,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            compile=compile,
-            seed=seed,
-            freeze_backbone=freeze_backbone,
+            backbone, backbone_ckpt, lr, weight_decay, warmup_steps, schedule, compile, seed, freeze_backbone
         )
         mask_strategy = self._strategy.value
         self.save_hyperparameters()

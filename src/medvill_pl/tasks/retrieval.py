@@ -88,15 +88,7 @@ class RetrievalTask(MatchingTask):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(
-            backbone,
-            backbone_ckpt,
-            lr=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            compile=compile,
-            seed=seed,
-            freeze_backbone=freeze_backbone,
+            backbone, backbone_ckpt, lr, weight_decay, warmup_steps, schedule, compile, seed, freeze_backbone
         )
         self.save_hyperparameters()
         if num_candidates < 2:
