@@ -175,6 +175,7 @@ def test_public_names_can_be_named_by_class_path() -> None:
 
 
 def test_public_names_are_typed_for_users(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is one of the tools of the extra `dev`")
     # Other libraries are left out: reading torch takes a minute, and the names are ours.
     Path(tmp_path, "mypy.ini").write_text(
         "[mypy]\nfollow_imports = skip\n[mypy-medvill_pl.*]\nfollow_imports = silent\n"

@@ -98,7 +98,7 @@ class ReportTokenizer:
         """
         trainer, reports = BertWordPieceTokenizer(), list(reports)
         # Every letter that goes on a word is given beforehand: the trainer would number them anew in every run.
-        letters = {letter for report in reports for letter in trainer.normalize(report)} - {" "}
+        letters = {letter for report in reports for letter in trainer.normalizer.normalize_str(report)} - {" "}
         trainer.train_from_iterator(
             iter(reports),
             vocab_size=vocab_size,

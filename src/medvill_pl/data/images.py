@@ -52,6 +52,10 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
             return display_pixels(dataset)
         with Image.open(path) as file:
             _check_size(*file.size)
+            try:
+                file.load()
+            except ValueError as error:  # what Pillow before 13 says of some TIFF files that were cut
+                raise OSError(error) from error
             ImageOps.exif_transpose(file, in_place=True)
             if file.mode.startswith(("I", "F")):
                 return _stretch(np.asarray(file, dtype=np.float64))

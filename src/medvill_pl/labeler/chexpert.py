@@ -55,8 +55,8 @@ class CheXpertLabeler:
 
     Example:
         >>> labels = CheXpertLabeler()(["Small left effusion. No pneumothorax."])
-        >>> labels[0, FINDINGS.index("Pleural Effusion")], labels[0, FINDINGS.index("Pneumothorax")]
-        (np.float32(1.0), np.float32(0.0))
+        >>> labels[0, [FINDINGS.index("Pleural Effusion"), FINDINGS.index("Pneumothorax")]].tolist()
+        [1.0, 0.0]
     """
 
     name = "rule-based CheXpert labeler"
