@@ -150,6 +150,11 @@ class MaskedTokens(NamedTuple):
         input_ids: ids with the chosen tokens replaced, int64, shape ``(B, T)``.
         positions: chosen positions to predict, as indices into the flattened ``(B * T)`` batch, int64, shape ``(M,)``.
         targets: the tokens that stood there, int64, shape ``(M,)``.
+
+    Example:
+        >>> masked = MaskedTokens(torch.tensor([[9, 4, 3]]), positions=torch.tensor([1]), targets=torch.tensor([7]))
+        >>> masked.input_ids.flatten()[masked.positions], masked.targets
+        (tensor([4]), tensor([7]))
     """
 
     input_ids: Tensor

@@ -85,6 +85,11 @@ class EncoderLayer(nn.Module):
         intermediate_size: width of the feed-forward network.
         dropout: probability of dropout, of hidden states and of attention.
         layer_norm_eps: epsilon of both LayerNorms.
+
+    Example:
+        >>> layer = EncoderLayer(hidden_size=8, num_heads=2, intermediate_size=16, dropout=0.1, layer_norm_eps=1e-12)
+        >>> layer(torch.randn(3, 5, 8), mask=None).shape
+        torch.Size([3, 5, 8])
     """
 
     def __init__(

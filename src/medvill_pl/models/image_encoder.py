@@ -27,6 +27,10 @@ def make_cnn(name: ImageEncoderName | str) -> nn.Module:
 
     Raises:
         ValueError: if the name is unknown.
+
+    Example:
+        >>> make_cnn("resnet18").fc.in_features
+        512
     """
     if name not in get_args(ImageEncoderName):
         raise ValueError(f"unknown image encoder {name!r}: choose one of {', '.join(get_args(ImageEncoderName))}")
@@ -41,6 +45,10 @@ class SmallResNet(nn.Module):
 
     Args:
         channels: width of the stem and of each stage.
+
+    Example:
+        >>> len(SmallResNet((4, 8, 12)).blocks)
+        2
     """
 
     def __init__(self, channels: tuple[int, ...]) -> None:
@@ -252,6 +260,11 @@ def lay_out(images: Tensor, size: int, is_channels_last: bool) -> Tensor:
 
     Raises:
         ValueError: if the images have another shape.
+
+    Example:
+        >>> lay_out(torch.zeros(1, 3, 64, 64), size=64, is_channels_last=False)
+        Traceback (most recent call last):
+        ValueError: images must be of shape (B, 1, 64, 64), not (1, 3, 64, 64)
     """
     if images.ndim != 4 or images.shape[1:] != (1, size, size):
         raise ValueError(f"images must be of shape (B, 1, {size}, {size}), not {tuple(images.shape)}")
@@ -294,6 +307,12 @@ class VisualEmbedding(nn.Module):
         channels: width c of the features.
         num_positions: positions K of the full feature map.
         hidden_size: width d of the visual tokens.
+
+    Example:
+        >>> embedding = VisualEmbedding(channels=16, num_positions=12, hidden_size=8)
+        >>> features = torch.randn(2, 16, 3, 4)
+        >>> embedding(features).shape, embedding(features, torch.tensor([[0, 5], [3, 11]])).shape
+        (torch.Size([2, 12, 8]), torch.Size([2, 2, 8]))
     """
 
     def __init__(self, channels: int, num_positions: int, hidden_size: int) -> None:
@@ -328,6 +347,11 @@ def sample_positions(batch_size: int, num_positions: int, num_sampled: int, devi
 
     Returns:
         Positions, int64, shape ``(batch_size, num_sampled)``.
+
+    Example:
+        >>> positions = sample_positions(2, num_positions=16, num_sampled=5, device=torch.device("cpu"))
+        >>> positions.shape, bool((positions.diff(dim=1) > 0).all())
+        (torch.Size([2, 5]), True)
     """
     order = torch.rand(batch_size, num_positions, device=device).argsort(dim=1)
     return order[:, :num_sampled].sort(dim=1).values

@@ -144,7 +144,13 @@ class Search:
 
 
 def forbidden_tokens(tokenizer: ReportTokenizer, device: torch.device) -> Tensor:
-    """True at every token but the ordinary ones and SEP_L, bool, shape ``(V,)``."""
+    """True at every token but the ordinary ones and SEP_L, bool, shape ``(V,)``.
+
+    Example:
+        >>> tokenizer = ReportTokenizer.load("synthetic")
+        >>> tokenizer.tokens(forbidden_tokens(tokenizer, torch.device("cpu")).nonzero().flatten().tolist())
+        ['[PAD]', '[UNK]', '[CLS]', '[MASK]']
+    """
     forbidden = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
     forbidden[tokenizer.ordinary_ids] = False
     forbidden[tokenizer.sep_id] = False
@@ -160,6 +166,14 @@ def allow(log_p: Tensor, forbidden: Tensor, tokens: Tensor, config: DecodingConf
         tokens: those written so far, shape ``(R, W, t)``.
         config: the shortest length and the n-grams to block.
         sep_id: SEP_L.
+
+    Example:
+        After the tokens 1 2 1, a second 2 would repeat the pair 1 2; token 0 is never written:
+
+        >>> log_p, forbidden = torch.full((1, 1, 4), 0.25).log(), torch.tensor([True, False, False, False])
+        >>> config = DecodingConfig(no_repeat_ngram_size=2)
+        >>> allow(log_p, forbidden, torch.tensor([[[1, 2, 1]]]), config, sep_id=3).exp()
+        tensor([[[0.0000, 0.2500, 0.0000, 0.2500]]])
     """
     scores = log_p.masked_fill(forbidden, -torch.inf)
     num_tokens, size = tokens.shape[2], config.no_repeat_ngram_size
@@ -183,6 +197,11 @@ def draw_numbers(seeds: Tensor, max_new_tokens: int, device: torch.device) -> Te
         seeds: of each image, from 0, int64, shape ``(B,)``; a row follows from its seed alone.
         max_new_tokens: numbers per image.
         device: where they are needed.
+
+    Example:
+        >>> numbers = draw_numbers(torch.tensor([7, 3, 7]), max_new_tokens=4, device=torch.device("cpu"))
+        >>> numbers.shape, torch.equal(numbers[0], numbers[2])
+        (torch.Size([3, 4]), True)
     """
     # float32 numbers stay below 1 when they are multiplied in float64
     draws = [np.random.default_rng(seed).random(max_new_tokens, dtype=np.float32) for seed in seeds.tolist()]

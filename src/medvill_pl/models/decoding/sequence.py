@@ -61,7 +61,12 @@ def embed_text(backbone: MedViLL, ids: Tensor, positions: Tensor) -> Tensor:
 
 
 def kinds_and_positions(num_image: int, text_positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Kind and position, for :func:`~medvill_pl.masks.may_attend`, of CLS, image and SEP_V followed by text tokens."""
+    """Kind and position, for :func:`~medvill_pl.masks.may_attend`, of CLS, image and SEP_V followed by text tokens.
+
+    Example:
+        >>> kinds_and_positions(num_image=3, text_positions=torch.tensor([0, 1, 1]))
+        (tensor([0, 0, 0, 1, 1, 1]), tensor([0, 1, 2, 0, 1, 1]))
+    """
     image = torch.arange(num_image, device=text_positions.device)
     kind = torch.cat([torch.full_like(image, IMAGE), torch.full_like(text_positions, TEXT)])
     return kind, torch.cat([image, text_positions])
