@@ -24,7 +24,7 @@ def test_pretraining_step_compares_every_cause(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_startup_prints_both_figures() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/startup.py")]
+    command = [sys.executable, str(ROOT / "benchmarks/startup.py"), "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "import medvill_pl" in done.stdout
