@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "preparation": {"data", "html", "labeler"},
     "synthetic": {"data", "tokenizer"},
     "tasks": {"data", "evaluation", "labeler", "masks", "models", "runs", "tokenizer", "weights"},
-    "baselines": {"data", "evaluation", "labeler", "models", "runs", "tasks", "tokenizer", "weights"},
+    "baselines": {"evaluation", "models", "tasks", "tokenizer"},
     "callbacks": {"data", "evaluation", "html", "labeler", "runs", "tokenizer"},
     "demo": {
         "baselines",

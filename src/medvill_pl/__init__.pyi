@@ -1,6 +1,7 @@
 # The public names, in the one list there is. Type checkers and editors read it; `__init__.py` makes the lazy imports,
 # `__all__` and `dir()` from it. `X as X` is how a stub says that a name is public.
 
+from .baselines.image_classifier import ImageClassifier as ImageClassifier
 from .batch import FINDINGS as FINDINGS
 from .batch import Batch as Batch
 from .callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint
