@@ -1,0 +1,50 @@
+"""The section on question answering."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvill_pl import VQATask, html
+from medvill_pl.demo.page.tables import Row, compare_table, middle_batch
+from medvill_pl.demo.story import Story
+from medvill_pl.tasks.result_table import slice_batch
+
+NUM_EXAMPLES = 4
+CONTROLS = {"most_frequent": "the most frequent answer", "blank": "a black image", "shuffled": "another image"}
+
+
+def questions_section(story: Story) -> list[str]:
+    """Heading, tables and examples."""
+    task = cast(VQATask, story.tasks["vqa"])
+    scores = story.results["vqa"].scores()
+    kinds = [(key.split("/")[-1], value) for key, value in scores.items() if key.startswith("accuracy/type/")]
+    batch = slice_batch(middle_batch(story.data.vqa), NUM_EXAMPLES)
+    rows, images = task.predict_step(batch, 0), batch["image"][:, 0].numpy()
+    return [
+        html.heading("Questions"),
+        _table(story),
+        html.table(("what is asked about", "accuracy"), kinds),
+        *(_card(*each) for each in zip(rows, batch["answer"], images, strict=True)),
+    ]
+
+
+def _table(story: Story) -> str:
+    scores, rival = story.results["vqa"].scores(), story.rival["vqa"]
+    rows: list[Row] = []
+    for kind in ("closed", "open"):
+        key, best = f"accuracy_{kind}", scores[f"ceiling_{kind}"]
+        for control, name in CONTROLS.items():
+            baseline = scores[f"accuracy_{control}_{kind}"]
+            rows.append((f"accuracy, {kind} questions", scores[key], rival[key], baseline, name, best))
+    return compare_table(rows)
+
+
+def _card(row: Mapping[str, Any], answer: str, image: NDArray[np.uint8]) -> str:
+    top = ", ".join(f"{row[f'answer_{rank}']} {row[f'probability_{rank}']:.2f}" for rank in range(1, 4))
+    kind = "right" if row["answer_1"] == answer else "wrong"
+    text = f'<p><b>{escape(row["question"])}</b> <span class="{kind}">{escape(row["answer_1"])}</span></p>'
+    note = html.paragraph(f"answer: {answer}; top three: {top}", is_note=True)
+    return html.card(html.picture(image), f"<div>{text}{note}</div>")
