@@ -60,7 +60,7 @@ class Budget(NamedTuple):
     image_encoder_steps: int = 1100
     pretraining: int = 5
     classification: int = 2
-    retrieval: int = 1
+    retrieval: int = 3
     vqa: int = 2
     generation: int = 4
 
@@ -73,7 +73,7 @@ FULL = Budget(
     image_encoder_steps=3000,
     pretraining=6,
     classification=2,
-    retrieval=2,
+    retrieval=3,
     vqa=2,
     generation=8,
 )

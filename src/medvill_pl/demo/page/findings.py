@@ -33,12 +33,12 @@ def findings_section(story: Story) -> list[str]:
 
 def _table(scores: Scores, rival: Scores) -> str:
     rows: list[Row] = [
-        ("AUROC, mean over findings", scores["auroc_macro"], rival["auroc_macro"], 0.5, "label frequencies", 1.0)
+        ("AUROC, mean of findings", scores["auroc_macro"], rival["auroc_macro"], 0.5, "label frequencies", 1.0)
     ]
     for metric, name in (("auroc", "AUROC"), ("average_precision", "average precision")):
         key = f"{metric}_micro"
         baseline = scores[f"frequency_{key}"]
-        rows.append((f"{name} over all cells", scores[key], rival[key], baseline, "label frequencies", 1.0))
+        rows.append((f"{name}, all cells", scores[key], rival[key], baseline, "label frequencies", 1.0))
     return compare_table(rows)
 
 

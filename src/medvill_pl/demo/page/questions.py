@@ -13,7 +13,8 @@ from medvill_pl.demo.story import Story
 from medvill_pl.tasks.result_table import slice_batch
 
 NUM_EXAMPLES = 4
-CONTROLS = {"most_frequent": "the most frequent answer", "blank": "a black image", "shuffled": "another image"}
+CONTROLS = {"blank": "a black image", "shuffled": "another image"}
+"""What the model is shown in place of the right image, so that it has the question alone to answer from."""
 
 
 def questions_section(story: Story) -> list[str]:
@@ -25,6 +26,10 @@ def questions_section(story: Story) -> list[str]:
     rows, images = task.predict_step(batch, 0), batch["image"][:, 0].numpy()
     return [
         html.heading("Questions"),
+        html.paragraph(
+            "Share of right answers. With a black image, or that of another question, the model has the question alone "
+            "to answer from."
+        ),
         _table(story),
         html.table(("what is asked about", "accuracy"), kinds),
         *(_card(*each) for each in zip(rows, batch["answer"], images, strict=True)),
@@ -36,9 +41,10 @@ def _table(story: Story) -> str:
     rows: list[Row] = []
     for kind in ("closed", "open"):
         key, best = f"accuracy_{kind}", scores[f"ceiling_{kind}"]
+        baseline = scores[f"accuracy_most_frequent_{kind}"]
+        rows.append((f"{kind} questions", scores[key], rival[key], baseline, "the most frequent answer", best))
         for control, name in CONTROLS.items():
-            baseline = scores[f"accuracy_{control}_{kind}"]
-            rows.append((f"accuracy, {kind} questions", scores[key], rival[key], baseline, name, best))
+            rows.append((f"{kind} questions, {name}", scores[f"accuracy_{control}_{kind}"], "", "", "", ""))
     return compare_table(rows)
 
 

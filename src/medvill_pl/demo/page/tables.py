@@ -8,7 +8,7 @@ from medvill_pl.demo.story import Story
 
 RIVAL = "image encoder's own head"
 HEADER = ("figure", "this model", RIVAL, "without learning", "which is", "at best")
-Row = tuple[str, float, float | str, float, str, float]
+Row = tuple[str, float, float | str, float | str, str, float | str]
 """Name, value of the model, of the rival, of a baseline, the baseline's name, and the best possible value."""
 
 
