@@ -34,5 +34,8 @@ def _one_line(
     return f"warning: {' '.join(str(message).split())}\n"
 
 
+_ADVERTISEMENTS = ("Tip:", "`weights_only` was not set", "TPU available")
+
+
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    return not any(part in record.getMessage() for part in _ADVERTISEMENTS)
