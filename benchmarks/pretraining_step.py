@@ -33,6 +33,7 @@ from medvill_pl.data.batches import PairDataset
 from medvill_pl.data.negatives import NonMatchingIndex
 from medvill_pl.data.plan import BatchPlan, BatchRequest
 from medvill_pl.models.encoder import Encoder
+from medvill_pl.tasks.optimizers import make_adamw
 from medvill_pl.tokenizer import MAX_TOKENS
 
 AIMS = {"cpu": 2.5, "cuda": 6.0}
@@ -107,7 +108,7 @@ def make_task(small: bool, device: str, channels_last: bool, compiled: bool) -> 
 @cache
 def make_optimizer(task: PretrainingTask, fused: bool) -> torch.optim.Optimizer:
     """The task's own optimizer; where it is not to be fused, it goes from tensor to tensor."""
-    optimizer: torch.optim.Optimizer = task.configure_optimizers()["optimizer"]
+    optimizer = make_adamw(task.parameters(), task.lr, task.weight_decay)
     for group in optimizer.param_groups if not fused else ():
         group |= {"fused": False, "foreach": False}
     return optimizer

@@ -560,6 +560,7 @@ def test_compiled_backbone_takes_the_same_steps_and_saves_the_same_names(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # which other tests that compile have filled
     sizes = {"num_layers": 1, "dropout": 0.0}
     losses, keys = {}, {}
     for is_compiled in (False, True):
