@@ -20,7 +20,7 @@ from medvill_pl import (
 from medvill_pl.synthetic.datamodule import SyntheticQuestions
 
 STRATEGY = MaskStrategy.BAR
-TASKS = ("generation", "classification", "retrieval", "vqa")
+TASKS = ("generation", "vqa", "retrieval", "classification")  # the longest first
 BACKBONE: BackboneConfig = {
     "image_encoder": "resnet_small",
     "freeze_image_encoder_stages": 5,

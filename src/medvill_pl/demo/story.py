@@ -81,6 +81,7 @@ def tell(output: Path, seed: int, budget: Budget) -> Story:
         jobs, tasks = start_tasks(backbone, data, budget, output, seed, pool)
         figures = evaluate(pretrained, data.pretraining)
         results = finish_tasks(jobs, tasks)
+    classifier.image_encoder = backbone.image_encoder  # the same weights, which have the features of all images by now
     rival = score_rival(classifier, data, results)
     clock.stop("the four tasks")
     all_tasks: dict[str, BaseTask] = {**tasks, "pretraining": pretrained}
