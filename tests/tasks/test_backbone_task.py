@@ -184,6 +184,8 @@ def test_checkpoint_is_not_tested_with_another_input(
         make_trainer().test(ClassificationTask(tiny, use_report=True), datamodule=make_data(), ckpt_path=checkpoint)
     with pytest.raises(ValueError, match="use_report is False there and True here"):
         ClassificationTask.load_from_checkpoint(checkpoint, use_report=True)
+    with pytest.raises(ValueError, match="uncertain is negative there and ignore here"):
+        ClassificationTask.load_from_checkpoint(checkpoint, uncertain="ignore")
 
 
 def test_checkpoint_of_version_0_1_gives_the_same_backbone() -> None:

@@ -213,12 +213,12 @@ class ImageClassifier(FindingsTask):
         """Refuse the checkpoint of another configuration.
 
         Raises:
-            ValueError: if the checkpoint's image encoder or image size is another.
+            ValueError: if the checkpoint's image encoder or image size is another, or what uncertain findings count as.
         """
         theirs = checkpoint.get("hyper_parameters", {})
         changed = [
             f"{name} is {theirs[name]} there and {self.hparams[name]} here"
-            for name in ("image_encoder", "image_size")
+            for name in ("image_encoder", "image_size", "uncertain")
             if name in theirs and theirs[name] != self.hparams[name]
         ]
         if changed:

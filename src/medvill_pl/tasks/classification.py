@@ -39,7 +39,7 @@ class ClassificationTask(FindingsTask, BackboneTask):
         >>> task = ClassificationTask(backbone=small, use_report=False)
     """
 
-    fixed_hyperparameters = ("use_report",)
+    fixed_hyperparameters = ("use_report", "uncertain")
 
     def __init__(
         self,
