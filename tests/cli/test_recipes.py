@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from medvill_pl.cli import main, recipes
+from medvill_pl.cli.argument_order import read_words
 from medvill_pl.cli.recipes import find_recipe, list_recipes, run_name, shipped
-from medvill_pl.cli.words import read_words
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ import os
 import sys
 import warnings
 
+from medvill_pl.cli.argument_order import read_words
 from medvill_pl.cli.help import job_help
-from medvill_pl.cli.words import read_words
 
 
 def run(verb: str, options: list[str]) -> None:
