@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "masks": set(),
     "files": set(),
     "html": set(),
-    "checkpoint_io": set(),
+    "atomic_checkpoint_io": set(),
     "runs": set(),
     "weights": set(),
     "tokenizer": {"weights"},
@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "baselines": {"evaluation", "models", "tasks", "tokenizer"},
     "callbacks": {"data", "evaluation", "html", "labeler", "runs", "tokenizer"},
     "demo": {"baselines", "data", "evaluation", "html", "labeler", "masks", "models", "synthetic", "tasks"},
-    "cli": {"callbacks", "checkpoint_io", "data", "demo", "labeler", "preparation", "runs", "tokenizer"},
+    "cli": {"callbacks", "atomic_checkpoint_io", "data", "demo", "labeler", "preparation", "runs", "tokenizer"},
 }
 EVERYWHERE = {"batch", "files"}
 

@@ -1,6 +1,7 @@
 # The public names, in the one list there is. Type checkers and editors read it; `__init__.py` makes the lazy imports,
 # `__all__` and `dir()` from it. `X as X` is how a stub says that a name is public.
 
+from .atomic_checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
 from .baselines.image_classifier import ImageClassifier as ImageClassifier
 from .batch import FINDINGS as FINDINGS
 from .batch import Batch as Batch
@@ -9,7 +10,6 @@ from .callbacks.example_table import ExampleTable as ExampleTable
 from .callbacks.prediction_table import PredictionTable as PredictionTable
 from .callbacks.search_page import SearchPage as SearchPage
 from .callbacks.throughput import Throughput as Throughput
-from .checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
 from .data.folder import FolderDataModule as FolderDataModule
 from .data.mimic_cxr import MIMICCXRDataModule as MIMICCXRDataModule
 from .data.module import BaseDataModule as BaseDataModule

@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from transformers import BertConfig, BertModel
 
 from medvill_pl.models.encoder import Encoder, KeyValueCache, Pooler, attention_probabilities
-from medvill_pl.models.legacy import rename_weight
+from medvill_pl.models.old_names import rename_weight
 
 LAYERS, WIDTH, HEADS, LENGTH = 3, 32, 4, 9
 

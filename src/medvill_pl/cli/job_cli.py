@@ -18,8 +18,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from medvill_pl.atomic_checkpoint_io import AtomicCheckpointIO
 from medvill_pl.callbacks.prediction_table import PredictionTable
-from medvill_pl.checkpoint_io import AtomicCheckpointIO
 from medvill_pl.cli.checkpoint import choose_checkpoint
 from medvill_pl.cli.launch import Launch
 from medvill_pl.files import free_name, write_atomically

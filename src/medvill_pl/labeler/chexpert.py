@@ -14,8 +14,8 @@ from spacy.util import filter_spans
 
 from medvill_pl.batch import FINDINGS
 from medvill_pl.labeler.faults import MISREAD, find_fault
+from medvill_pl.labeler.negation_uncertainty import CUES, NEGATIVE, POSITIVE, UNCERTAIN, Span, judge
 from medvill_pl.labeler.phrases import HEART_FAILURE, MENTIONS, NOT_MENTIONS, OTHER, OTHER_FINDINGS
-from medvill_pl.labeler.rules import CUES, NEGATIVE, POSITIVE, UNCERTAIN, Span, judge
 from medvill_pl.labeler.sentences import split_sentences
 
 

@@ -7,7 +7,7 @@ sentence of a report. Each pattern was seen in several reports, a few of them in
 import re
 from typing import Literal, NamedTuple
 
-from medvill_pl.labeler.rules import POSITIVE, UNCERTAIN, Judgement
+from medvill_pl.labeler.negation_uncertainty import POSITIVE, UNCERTAIN, Judgement
 
 MISREAD: dict[str, tuple[str, ...]] = {
     "Lung Lesion": ("lumpectomy", "lumpectomies"),

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import save_model
 
 from medvill_pl.models.config import BackboneConfig
-from medvill_pl.models.legacy import rename_backbone_arguments, rename_state_dict
+from medvill_pl.models.old_names import rename_backbone_arguments, rename_state_dict
 from medvill_pl.tokenizer import InputSpec, ReportTokenizer
 from medvill_pl.weights import fetch, load_exactly, read_state_dict
 

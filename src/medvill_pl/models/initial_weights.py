@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medvill_pl.models.image_encoder import ImageEncoder, ImageEncoderName, make_cnn
-from medvill_pl.models.legacy import rename_weight
+from medvill_pl.models.old_names import rename_weight
 from medvill_pl.weights import fetch, load_exactly, looks_like_path, read_state_dict, torchvision_state_dict
 
 if TYPE_CHECKING:

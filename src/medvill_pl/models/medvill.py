@@ -12,8 +12,8 @@ from medvill_pl.models.hub import HubModule
 from medvill_pl.models.hub import TrainingCorpus as TrainingCorpus
 from medvill_pl.models.image_encoder import ImageEncoderName, VisualEmbedding, lay_out, sample_positions
 from medvill_pl.models.initial_weights import draw_as_bert, load_bert, make_image_encoder
-from medvill_pl.models.legacy import rename_on_load
 from medvill_pl.models.modes import evaluating
+from medvill_pl.models.old_names import rename_on_load
 from medvill_pl.models.text import LanguageModellingHead, ReportEmbedding, check_end
 from medvill_pl.tokenizer import MAX_TOKENS, ReportTokenizer
 

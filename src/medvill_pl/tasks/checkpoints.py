@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvill_pl.models.legacy import rename_backbone_arguments, rename_state_dict
 from medvill_pl.models.medvill import MedViLL
+from medvill_pl.models.old_names import rename_backbone_arguments, rename_state_dict
 from medvill_pl.tokenizer import ReportTokenizer
 from medvill_pl.weights import load_exactly
 

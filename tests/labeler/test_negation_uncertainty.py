@@ -2,7 +2,7 @@
 
 import pytest
 
-from medvill_pl.labeler.rules import CUES, Span, judge
+from medvill_pl.labeler.negation_uncertainty import CUES, Span, judge
 
 
 def judged(sentence: str, mention: str, *cues: tuple[str, str], finding: str = "Edema") -> tuple[int, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medvill_pl import MedViLL
-from medvill_pl.models.legacy import rename_backbone_arguments, rename_state_dict
+from medvill_pl.models.old_names import rename_backbone_arguments, rename_state_dict
 
 SAVED = Path(__file__).parents[1] / "assets" / "v0_1"
 
