@@ -19,7 +19,7 @@ def run(output: Path, seed: int = 0, budget: Budget = DEFAULT) -> None:
     Args:
         output: folder to write to.
         seed: seed of weights, order and masking.
-        budget: how much to do; by default what takes 2 cores about 6 minutes.
+        budget: how much to do; by default what takes 2 cores 6 to 7 minutes.
 
     Raises:
         OSError: if the folder cannot be written to.
