@@ -16,6 +16,7 @@ def quieten() -> None:
         ".*dataloader.*is not resumable.*",
         ".*does not have many workers.*",
         "This DataLoader will create",  # more workers than cores
+        r"Found \d+ module\(s\) in eval mode",  # frozen ones
         "The dirpath has changed",
         "Couldn't infer the batch indices",
         "Precision bf16-mixed is not supported by the model summary",
