@@ -214,6 +214,22 @@ def test_run_of_version_0_1_is_resumed_with_its_optimizer(make_trainer: MakeTrai
     assert (steps, hparams["lr"]) == ({3}, task.lr)
 
 
+class FixedBackboneTask(ClassificationTask):
+    """Takes no argument for its backbone."""
+
+    def __init__(self, lr: float = 1e-3) -> None:
+        sizes: BackboneConfig = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8}
+        super().__init__({"image_encoder": "resnet_tiny", "image_size": 32, "tokenizer": "synthetic"} | sizes, lr=lr)
+
+
+def test_task_that_fixes_its_backbone_loads(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.fit(FixedBackboneTask(lr=2e-3), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    task = FixedBackboneTask.load_from_checkpoint(tmp_path / "task.ckpt")
+    assert (task.lr, task.input_spec.image_size) == (2e-3, 32)
+
+
 # -- a task without a backbone ---------------------------------------------------------------------
 
 

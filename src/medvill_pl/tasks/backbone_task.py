@@ -1,6 +1,7 @@
 """A task on top of a MedViLL backbone: which parts of it are trained, and checkpoints that stand alone."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -188,7 +189,9 @@ class BackboneTask(BaseTask):
             ValueError: if it is no task's checkpoint, or of another configuration.
         """
         checkpoint = read_checkpoint(str(checkpoint_path), "checkpoint", map_location)
-        task = cls(**(dict(checkpoint["hyper_parameters"]) | arguments))
+        accepted = signature(cls).parameters  # a task may fix its backbone instead of taking it as an argument
+        saved = {name: value for name, value in checkpoint["hyper_parameters"].items() if name in accepted}
+        task = cls(**(saved | arguments))
         task.on_load_checkpoint(checkpoint)
         task.load_state_dict(checkpoint["state_dict"], strict=strict)
         return task
